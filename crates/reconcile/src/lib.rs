@@ -1,1 +1,16 @@
-//! isopod reconcile.
+//! The decisions of the controllers, without their IO.
+//!
+//! Every controller is a function from a view of the cluster, the object it looks after and the current time to
+//! a [`plan::Plan`]: the writes to make, the events to record and when to look again. Nothing here does IO, reads a
+//! clock or draws a random number; the controller-manager crate gathers views from its informers and applies plans.
+//!
+//! Behaviour (fields, conditions, event reasons and texts, labels, names) matches kube-controller-manager 1.36.
+#![warn(missing_docs)]
+
+pub mod backoff;
+pub mod claim;
+pub mod labels;
+pub mod meta;
+pub mod plan;
+pub mod pods;
+pub mod template;
