@@ -1,0 +1,186 @@
+//! What is particular to each kind, as one [`Strategy`] of plain functions per kind in one table.
+//!
+//! The API server runs the same path for every resource and asks the strategy only at the places where
+//! kinds differ. All functions see objects in the storage version of their kind, defaulted. A kind without
+//! a file of its own gets [`Strategy::DEFAULT`]. Adding a kind's rules is one file and one line here.
+
+mod columns;
+pub mod meta;
+mod shared;
+
+mod apps;
+mod autoscaling;
+mod batch;
+mod configmap;
+mod coordination;
+mod csr;
+mod endpoints;
+mod event;
+mod namespace;
+mod networking;
+mod node;
+mod pod;
+mod policy;
+mod rbac;
+mod resourcequota;
+mod secret;
+mod service;
+mod serviceaccount;
+mod storage;
+
+pub use columns::{Column, age, human_duration};
+
+use isopod_api::Value;
+use isopod_api::field::ErrorList;
+
+/// What the rules may know beyond the objects.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The time of the request.
+    pub now: jiff::Timestamp,
+    /// Name of the user who asks.
+    pub user: &'a str,
+    /// Groups of the user who asks.
+    pub groups: &'a [String],
+    /// The user's uid.
+    pub user_uid: &'a str,
+    /// Subresource written, empty for the object itself.
+    pub subresource: &'a str,
+}
+
+/// Checks a name (or, if the flag is set, the prefix in `generateName`) and says what is wrong.
+pub type NameRule = fn(&str, bool) -> Vec<String>;
+
+/// The functions and facts of one kind.
+#[derive(Clone, Copy)]
+pub struct Strategy {
+    /// API group.
+    pub group: &'static str,
+    /// Kind.
+    pub kind: &'static str,
+    /// Rule for `metadata.name`.
+    pub name: NameRule,
+    /// Whether `metadata.generation` counts changes of the spec.
+    pub generation: bool,
+    /// Whether a PUT to a name that does not exist creates the object.
+    pub create_on_update: bool,
+    /// Whether an update may leave out `metadata.resourceVersion`.
+    pub unconditional_update: bool,
+    /// Seconds between the request to delete and the deletion if the client names none; `None` for kinds
+    /// that are deleted at once.
+    pub graceful_seconds: Option<fn(&Value, Option<i64>) -> Option<i64>>,
+    /// Sets the fields that clients may not choose, before validation of a create.
+    pub prepare_for_create: fn(&mut Value, &Context<'_>),
+    /// Carries over what an update may not change; `old` is the stored object.
+    pub prepare_for_update: fn(&mut Value, &Value, &Context<'_>),
+    /// The same for the `status` subresource, after everything but status was carried over.
+    pub prepare_for_status_update: fn(&mut Value, &Value, &Context<'_>),
+    /// Validates a new object; metadata is validated by the caller.
+    pub validate: fn(&Value, &Context<'_>) -> ErrorList,
+    /// Validates a change; metadata is validated by the caller.
+    pub validate_update: fn(&Value, &Value, &Context<'_>) -> ErrorList,
+    /// Validates a change of the `status` subresource.
+    pub validate_status_update: fn(&Value, &Value, &Context<'_>) -> ErrorList,
+    /// Warnings for the client that writes `new` over `old`.
+    pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
+    /// Whether a new object keeps the status that the client sent (few kinds).
+    pub keep_status_on_create: bool,
+    /// Fields besides `metadata.name` and `metadata.namespace` that field selectors may name: label and
+    /// the path it reads in the storage version.
+    pub selectable: &'static [(&'static str, &'static str)],
+    /// Table columns after Name and before Age; empty for kinds that show only those two.
+    pub columns: &'static [Column],
+    /// Cells of one row, for `columns` in order.
+    pub row: fn(&Value, jiff::Timestamp) -> Vec<Value>,
+    /// Whether tables of this kind begin with Name and end with Age (`false`: `columns` is everything).
+    pub name_and_age: bool,
+    /// Whether a delete that names no propagation policy leaves the dependents (few old kinds).
+    pub orphan_by_default: bool,
+}
+
+impl std::fmt::Debug for Strategy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Strategy({}/{})", self.group, self.kind)
+    }
+}
+
+impl Strategy {
+    /// What holds for a kind that says nothing else.
+    pub const DEFAULT: Strategy = Strategy {
+        group: "",
+        kind: "",
+        name: meta::subdomain,
+        generation: false,
+        create_on_update: false,
+        unconditional_update: true,
+        graceful_seconds: None,
+        prepare_for_create: |_, _| {},
+        prepare_for_update: |_, _, _| {},
+        prepare_for_status_update: |_, _, _| {},
+        validate: |_, _| Vec::new(),
+        validate_update: |_, _, _| Vec::new(),
+        validate_status_update: |_, _, _| Vec::new(),
+        warnings: |_, _| Vec::new(),
+        keep_status_on_create: false,
+        selectable: &[],
+        columns: &[],
+        row: |_, _| Vec::new(),
+        name_and_age: true,
+        orphan_by_default: false,
+    };
+
+    /// The value of a selectable field of an object; `None` if the field cannot be selected by.
+    pub fn field<'v>(&self, object: &'v Value, label: &str) -> Option<std::borrow::Cow<'v, str>> {
+        let path = match label {
+            "metadata.name" | "metadata.namespace" => label,
+            _ => self.selectable.iter().find(|(l, _)| *l == label)?.1,
+        };
+        Some(shared::text_at(object, path))
+    }
+}
+
+/// All kinds with rules of their own.
+static TABLE: &[&[&Strategy]] = &[
+    apps::STRATEGIES,
+    autoscaling::STRATEGIES,
+    batch::STRATEGIES,
+    configmap::STRATEGIES,
+    coordination::STRATEGIES,
+    csr::STRATEGIES,
+    endpoints::STRATEGIES,
+    event::STRATEGIES,
+    namespace::STRATEGIES,
+    networking::STRATEGIES,
+    node::STRATEGIES,
+    pod::STRATEGIES,
+    policy::STRATEGIES,
+    rbac::STRATEGIES,
+    resourcequota::STRATEGIES,
+    secret::STRATEGIES,
+    service::STRATEGIES,
+    serviceaccount::STRATEGIES,
+    storage::STRATEGIES,
+];
+
+/// The strategy of a kind.
+pub fn strategy(group: &str, kind: &str) -> &'static Strategy {
+    TABLE
+        .iter()
+        .flat_map(|file| file.iter())
+        .find(|s| s.group == group && s.kind == kind)
+        .copied()
+        .unwrap_or(&Strategy::DEFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_listed_once() {
+        let mut seen = std::collections::BTreeSet::new();
+        for s in TABLE.iter().flat_map(|f| f.iter()) {
+            assert!(seen.insert((s.group, s.kind)), "{s:?} stands twice");
+        }
+    }
+}

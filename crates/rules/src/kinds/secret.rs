@@ -1,0 +1,100 @@
+//! Secrets.
+
+use isopod_api::field::{Error, ErrorList, Path};
+use isopod_api::{Value, names};
+
+use super::configmap::immutable;
+use super::shared::str_at;
+use super::{Context, Strategy};
+
+/// Most bytes of all values together.
+const DATA_BYTES_MAX: usize = 1024 * 1024;
+
+pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
+    group: "",
+    kind: "Secret",
+    prepare_for_create: |new, _| merge_string_data(new),
+    prepare_for_update: |new, _, _| merge_string_data(new),
+    validate,
+    validate_update,
+    selectable: &[("type", "type")],
+    ..Strategy::DEFAULT
+}];
+
+/// `stringData` is never stored; its entries win over those of `data`.
+fn merge_string_data(secret: &mut Value) {
+    let Some(map) = secret.as_object_mut() else { return };
+    let Some(Value::Object(texts)) = map.remove("stringData") else { return };
+    let data = isopod_api::object::child_mut(secret, "data");
+    for (key, value) in texts {
+        if let Some(text) = value.as_str() {
+            data.insert(key, base64(text.as_bytes()).into());
+        }
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            if i <= chunk.len() {
+                out.push(char::from(DIGITS[(word >> (18 - 6 * i)) as usize & 63]));
+            } else {
+                out.push('=');
+            }
+        }
+    }
+    out
+}
+
+fn validate(secret: &Value, _: &Context<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let data = secret.get("data").and_then(Value::as_object);
+    let mut size = 0;
+    let path = Path::new("data");
+    for (key, value) in data.into_iter().flatten() {
+        let at = path.key(key);
+        errors.extend(names::is_config_map_key(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)));
+        size += value.as_str().map_or(0, |v| v.len() / 4 * 3);
+    }
+    if size > DATA_BYTES_MAX {
+        errors.push(Error::too_long(&path, DATA_BYTES_MAX));
+    }
+    let required: &[&str] = match str_at(secret, "type") {
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        _ => &[],
+    };
+    for key in required {
+        if !data.is_some_and(|d| d.contains_key(*key)) {
+            errors.push(Error::required(&path.key(key), ""));
+        }
+    }
+    errors
+}
+
+fn validate_update(new: &Value, old: &Value, context: &Context<'_>) -> ErrorList {
+    let mut errors = immutable(new, old, &["data"]);
+    if new.get("type") != old.get("type") {
+        errors.push(Error::invalid(&Path::new("type"), str_at(new, "type"), "field is immutable"));
+    }
+    errors.extend(validate(new, context));
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn string_data_is_merged() {
+        let mut secret = json!({"data": {"a": "eA=="}, "stringData": {"a": "hello", "b": "hi"}});
+        merge_string_data(&mut secret);
+        assert_eq!(secret, json!({"data": {"a": "aGVsbG8=", "b": "aGk="}}));
+    }
+}

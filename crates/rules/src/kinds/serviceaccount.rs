@@ -1,0 +1,6 @@
+//! ServiceAccounts.
+
+use super::Strategy;
+
+pub(super) const STRATEGIES: &[&Strategy] =
+    &[&Strategy { group: "", kind: "ServiceAccount", ..Strategy::DEFAULT }];
