@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use isopod_api::Value;
 use isopod_api::identity::UserInfo;
 use isopod_api::status::Status;
-use rustls_pki_types::CertificateDer;
+use rustls::pki_types::CertificateDer;
 
 /// The client's certificate chain, leaf first, already verified against the client CA by the TLS layer;
 /// empty without TLS or without a client certificate. Set as a request extension by the connection.
@@ -81,6 +81,51 @@ pub trait Authorizer: Send + Sync {
     fn name(&self) -> &'static str;
     /// Decides about one request.
     async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision;
+}
+
+/// Stored objects, as layers read and write them: from the watch cache, in the storage version, without
+/// authentication, authorisation or admission. The registry of the server implements it.
+#[async_trait]
+pub trait Objects: Send + Sync {
+    /// One object; `namespace` is empty for cluster-scoped resources.
+    async fn get(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status>;
+    /// The same, but never older than the moment of the call.
+    async fn get_latest(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status>;
+    /// All objects of a resource, of one namespace unless `namespace` is empty.
+    async fn list(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Value>, Status>;
+    /// Revision of the newest change to any object of the resource that the cache has seen. Whoever keeps
+    /// something derived from [`Objects::list`] (a compiled RBAC index, say) rebuilds it when this moves.
+    async fn revision(&self, group: &str, resource: &str) -> Result<i64, Status>;
+    /// Creates an object as the system itself: metadata is filled in, defaults and rules apply.
+    async fn create(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, Status>;
+    /// Changes a stored object, trying again when somebody else changed it meanwhile. `change` gets the
+    /// current object and gives the new one, or `None` to leave it.
+    async fn update(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        change: &mut (dyn FnMut(Value) -> Result<Option<Value>, Status> + Send),
+    ) -> Result<Value, Status>;
 }
 
 /// The kind of change an admission plugin is asked about.
@@ -211,7 +256,12 @@ impl Layers {
     }
 
     /// The handler of a resource that is answered and not stored.
-    pub fn virtual_resource(&self, group: &str, resource: &str, sub: &str) -> Option<&Arc<dyn VirtualResource>> {
+    pub fn virtual_resource(
+        &self,
+        group: &str,
+        resource: &str,
+        sub: &str,
+    ) -> Option<&Arc<dyn VirtualResource>> {
         self.virtual_resources.iter().find(|v| v.resource() == (group, resource, sub))
     }
 }

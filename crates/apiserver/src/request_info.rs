@@ -143,7 +143,7 @@ pub fn parse_bool(value: &str) -> bool {
 /// The name a selector pins with `metadata.name=NAME`, if it does.
 fn name_of_selector(text: &str) -> Option<String> {
     let selector = FieldSelector::parse(text).ok()?;
-    selector.required_value("metadata.name").map(str::to_owned)
+    selector.exact("metadata.name").map(str::to_owned)
 }
 
 /// Key and value pairs of a query string, percent- and plus-decoded, in order.
@@ -193,7 +193,14 @@ mod tests {
         }
         format!(
             "{} {}/{} ns={} {}/{} sub={} rest={}",
-            i.verb, i.group, i.version, i.namespace, i.resource, i.name, i.subresource, i.rest.join("/")
+            i.verb,
+            i.group,
+            i.version,
+            i.namespace,
+            i.resource,
+            i.name,
+            i.subresource,
+            i.rest.join("/")
         )
     }
 
@@ -211,8 +218,11 @@ mod tests {
             ("DELETE", "/api/v1/namespaces/x/pods", "deletecollection /v1 ns=x pods/ sub= rest="),
             ("POST", "/api/v1/namespaces/x/pods/p/exec", "create /v1 ns=x pods/p sub=exec rest="),
             ("GET", "/api/v1/nodes/n/proxy/a/b", "get /v1 ns= nodes/n sub=proxy rest=a/b"),
-            ("PATCH", "/apis/apps/v1/namespaces/x/deployments/d/scale",
-             "patch apps/v1 ns=x deployments/d sub=scale rest="),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/x/deployments/d/scale",
+                "patch apps/v1 ns=x deployments/d sub=scale rest=",
+            ),
             ("GET", "/api/v1/watch/namespaces/x/pods/p", "watch /v1 ns=x pods/p sub= rest="),
         ] {
             assert_eq!(parse(method, uri), want, "{method} {uri}");

@@ -1,1 +1,4 @@
-//! isopod rules.
+//! What each kind of object obeys beyond its schema, and who may do what: pure functions over values.
+#![warn(missing_docs)]
+
+pub mod kinds;

@@ -166,7 +166,10 @@ mod tests {
             if random() % 3 == 0 {
                 assert_eq!(map.remove(&key).map(|i| i.1), model.remove(&key));
             } else {
-                assert_eq!(map.insert(Arc::new(Item(key.clone(), step))).map(|i| i.1), model.insert(key, step));
+                assert_eq!(
+                    map.insert(Arc::new(Item(key.clone(), step))).map(|i| i.1),
+                    model.insert(key, step)
+                );
             }
             if step == 9_000 {
                 snapshot = Some((map.clone(), model.clone()));

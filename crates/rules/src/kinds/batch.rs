@@ -29,9 +29,7 @@ fn prepare_job(job: &mut Value, _: &Context<'_>) {
     let name = str_at(job, "metadata.name").to_owned();
     let spec = child_mut(job, "spec");
     let template = spec.entry("template").or_insert_with(|| json!({}));
-    let metadata = template
-        .as_object_mut()
-        .map(|t| t.entry("metadata").or_insert_with(|| json!({})));
+    let metadata = template.as_object_mut().map(|t| t.entry("metadata").or_insert_with(|| json!({})));
     if let Some(metadata) = metadata {
         let labels = child_mut(metadata, "labels");
         for (key, value) in [

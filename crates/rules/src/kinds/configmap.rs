@@ -9,13 +9,8 @@ use super::{Context, Strategy};
 /// Most bytes of all values together.
 const DATA_BYTES_MAX: usize = 1024 * 1024;
 
-pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
-    group: "",
-    kind: "ConfigMap",
-    validate,
-    validate_update,
-    ..Strategy::DEFAULT
-}];
+pub(super) const STRATEGIES: &[&Strategy] =
+    &[&Strategy { group: "", kind: "ConfigMap", validate, validate_update, ..Strategy::DEFAULT }];
 
 fn validate(object: &Value, _: &Context<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
@@ -24,7 +19,9 @@ fn validate(object: &Value, _: &Context<'_>) -> ErrorList {
     for field in ["data", "binaryData"] {
         for (key, value) in object.get(field).and_then(Value::as_object).into_iter().flatten() {
             let path = Path::new(field).key(key);
-            errors.extend(names::is_config_map_key(key).into_iter().map(|m| Error::invalid(&path, key.as_str(), m)));
+            errors.extend(
+                names::is_config_map_key(key).into_iter().map(|m| Error::invalid(&path, key.as_str(), m)),
+            );
             if field == "binaryData" && data.is_some_and(|d| d.contains_key(key)) {
                 errors.push(Error::invalid(&path, key.as_str(), "duplicate of key present in data"));
             }

@@ -94,7 +94,8 @@ pub fn validate_labels(labels: Option<&Value>, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
         let value = value.as_str().unwrap_or_default();
-        errors.extend(names::is_qualified_name(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
+        errors
+            .extend(names::is_qualified_name(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
         errors.extend(names::is_label_value(value).into_iter().map(|m| Error::invalid(path, value, m)));
     }
     errors
@@ -107,7 +108,9 @@ pub fn validate_annotations(annotations: Option<&Value>, path: &Path) -> ErrorLi
     for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
         size += key.len() + value.as_str().map_or(0, str::len);
         let lower = key.to_lowercase();
-        errors.extend(names::is_qualified_name(&lower).into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
+        errors.extend(
+            names::is_qualified_name(&lower).into_iter().map(|m| Error::invalid(path, key.as_str(), m)),
+        );
     }
     if size > ANNOTATIONS_BYTES_MAX {
         errors.push(Error::too_long(path, ANNOTATIONS_BYTES_MAX));
@@ -169,8 +172,7 @@ fn validate_finalizers(meta: &Map, path: &Path, errors: &mut ErrorList) {
         errors.extend(wrong.into_iter().map(|m| Error::invalid(path, *finalizer, m)));
     }
     if finalizers.contains(&FINALIZER_FOREGROUND) && finalizers.contains(&FINALIZER_ORPHAN) {
-        let detail =
-            format!("finalizer {FINALIZER_ORPHAN} and {FINALIZER_FOREGROUND} cannot be both set");
+        let detail = format!("finalizer {FINALIZER_ORPHAN} and {FINALIZER_FOREGROUND} cannot be both set");
         errors.push(Error::invalid(path, finalizers.join(","), detail));
     }
 }
@@ -182,11 +184,8 @@ pub fn validate_update(new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     if old.contains_key("deletionTimestamp") {
         let before = finalizers(&old);
-        let extra: Vec<String> = finalizers(&new)
-            .into_iter()
-            .filter(|f| !before.contains(f))
-            .map(|f| format!("{f:?}"))
-            .collect();
+        let extra: Vec<String> =
+            finalizers(&new).into_iter().filter(|f| !before.contains(f)).map(|f| format!("{f:?}")).collect();
         if !extra.is_empty() {
             let detail = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
@@ -203,7 +202,8 @@ pub fn validate_update(new: &Value, old: &Value) -> ErrorList {
         let at = path.child("generation");
         errors.push(Error::invalid(&at, generation(&new), "must not be decremented"));
     }
-    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    for key in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
     {
         if new.get(key) != old.get(key) {
             let value = new.get(key).cloned().unwrap_or(Value::Null);
@@ -251,7 +251,8 @@ mod tests {
 
     #[test]
     fn update() {
-        let old = json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "1", "deletionTimestamp": "x"}});
+        let old =
+            json!({"metadata": {"name": "a", "uid": "1", "resourceVersion": "1", "deletionTimestamp": "x"}});
         let new = json!({"metadata": {"name": "b", "uid": "1", "resourceVersion": "1", "deletionTimestamp": "x",
             "finalizers": ["a/b"]}});
         assert_eq!(

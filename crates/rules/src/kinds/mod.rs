@@ -29,6 +29,7 @@ mod serviceaccount;
 mod storage;
 
 pub use columns::{Column, age, human_duration};
+pub use pod::qos_class;
 
 use isopod_api::Value;
 use isopod_api::field::ErrorList;

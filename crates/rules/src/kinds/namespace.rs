@@ -8,7 +8,7 @@ use super::shared::list_at;
 use super::{Context, Strategy, meta};
 
 /// The finalizer in `spec.finalizers` of every namespace.
-pub const FINALIZER_KUBERNETES: &str = "kubernetes";
+pub(super) const FINALIZER_KUBERNETES: &str = "kubernetes";
 /// The label that carries the namespace's own name.
 const LABEL_NAME: &str = "kubernetes.io/metadata.name";
 
@@ -38,7 +38,8 @@ fn prepare_for_create(namespace: &mut Value, _: &Context<'_>) {
 
 fn set_name_label(namespace: &mut Value) {
     let Some(meta) = namespace.get_mut("metadata") else { return };
-    if let Some(name) = meta.get("name").and_then(Value::as_str).filter(|n| !n.is_empty()).map(str::to_owned) {
+    if let Some(name) = meta.get("name").and_then(Value::as_str).filter(|n| !n.is_empty()).map(str::to_owned)
+    {
         child_mut(meta, "labels").insert(LABEL_NAME.to_owned(), name.into());
     }
 }

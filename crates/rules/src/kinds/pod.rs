@@ -74,8 +74,9 @@ pub fn qos_class(pod: &Value) -> &'static str {
 
 /// Pods that run somewhere get time to end; those on no node, or already over, go at once.
 fn graceful_seconds(pod: &Value, asked: Option<i64>) -> Option<i64> {
-    let mut seconds =
-        asked.unwrap_or_else(|| at(pod, "spec.terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30));
+    let mut seconds = asked.unwrap_or_else(|| {
+        at(pod, "spec.terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
+    });
     if str_at(pod, "spec.nodeName").is_empty()
         || matches!(str_at(pod, "status.phase"), "Succeeded" | "Failed")
     {
@@ -89,7 +90,8 @@ fn graceful_seconds(pod: &Value, asked: Option<i64>) -> Option<i64> {
 fn validate_update(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("spec");
-    let (count_new, count_old) = (list_at(new, "spec.containers").len(), list_at(old, "spec.containers").len());
+    let (count_new, count_old) =
+        (list_at(new, "spec.containers").len(), list_at(old, "spec.containers").len());
     if count_new != count_old {
         errors.push(Error::forbidden(
             &path.child("containers"),
@@ -117,7 +119,11 @@ fn validate_update(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
     let at_deadline = path.child("activeDeadlineSeconds");
     match (before.and_then(Value::as_i64), after.and_then(Value::as_i64)) {
         (Some(b), Some(a)) if a > b => {
-            errors.push(Error::invalid(&at_deadline, a, format!("must be less than or equal to previous value {b}")));
+            errors.push(Error::invalid(
+                &at_deadline,
+                a,
+                format!("must be less than or equal to previous value {b}"),
+            ));
         }
         (Some(_), None) => errors.push(Error::invalid(
             &at_deadline,
@@ -141,14 +147,17 @@ fn copy(to: &mut Value, from: &Value, key: &str) {
 fn mask(spec: &mut Value, old: &Value) {
     for list in ["containers", "initContainers"] {
         let olds = old.get(list).and_then(Value::as_array);
-        for (i, container) in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+        for (i, container) in
+            spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+        {
             if let Some(old) = olds.and_then(|o| o.get(i)) {
                 copy(container, old, "image");
             }
         }
     }
     copy(spec, old, "activeDeadlineSeconds");
-    if int_at(old, "terminationGracePeriodSeconds") < 0 && int_at(spec, "terminationGracePeriodSeconds") == 1 {
+    if int_at(old, "terminationGracePeriodSeconds") < 0 && int_at(spec, "terminationGracePeriodSeconds") == 1
+    {
         copy(spec, old, "terminationGracePeriodSeconds");
     }
     let empty = Vec::new();
@@ -182,11 +191,14 @@ mod tests {
 
     #[test]
     fn images_change_and_nothing_else() {
-        let pod = |image: &str, node: &str| {
-            json!({"spec": {"nodeName": node, "containers": [{"name": "a", "image": image}]}})
+        let pod = |image: &str, node: &str| json!({"spec": {"nodeName": node, "containers": [{"name": "a", "image": image}]}});
+        let context = Context {
+            now: jiff::Timestamp::UNIX_EPOCH,
+            user: "",
+            groups: &[],
+            user_uid: "",
+            subresource: "",
         };
-        let context =
-            Context { now: jiff::Timestamp::UNIX_EPOCH, user: "", groups: &[], user_uid: "", subresource: "" };
         assert_eq!(validate_update(&pod("b", "n"), &pod("a", "n"), &context), vec![]);
         assert_eq!(validate_update(&pod("a", "m"), &pod("a", "n"), &context).len(), 1);
     }

@@ -2,9 +2,5 @@
 
 use super::Strategy;
 
-pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
-    group: "policy",
-    kind: "PodDisruptionBudget",
-    generation: true,
-    ..Strategy::DEFAULT
-}];
+pub(super) const STRATEGIES: &[&Strategy] =
+    &[&Strategy { group: "policy", kind: "PodDisruptionBudget", generation: true, ..Strategy::DEFAULT }];

@@ -56,7 +56,8 @@ fn validate(secret: &Value, _: &Context<'_>) -> ErrorList {
     let path = Path::new("data");
     for (key, value) in data.into_iter().flatten() {
         let at = path.key(key);
-        errors.extend(names::is_config_map_key(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)));
+        errors
+            .extend(names::is_config_map_key(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)));
         size += value.as_str().map_or(0, |v| v.len() / 4 * 3);
     }
     if size > DATA_BYTES_MAX {

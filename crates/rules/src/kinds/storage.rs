@@ -21,12 +21,7 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         keep_status_on_create: true,
         ..Strategy::DEFAULT
     },
-    &Strategy {
-        group: "storage.k8s.io",
-        kind: "StorageClass",
-        create_on_update: false,
-        ..Strategy::DEFAULT
-    },
+    &Strategy { group: "storage.k8s.io", kind: "StorageClass", create_on_update: false, ..Strategy::DEFAULT },
     &Strategy { group: "storage.k8s.io", kind: "CSINode", ..Strategy::DEFAULT },
     &Strategy {
         group: "storage.k8s.io",

@@ -1,0 +1,7 @@
+//! The watch cache: every object of a resource in memory, ready to send.
+//!
+//! One [`feed`] follows the store and hands each change to the [`Cache`](resource::Cache) of its resource,
+//! which keeps an ordered immutable snapshot, a ring of recent events for watchers that resume, and the
+//! watchers themselves. Entries hold the JSON that clients get, so GET, LIST and WATCH copy bytes.
+
+pub mod ordered;
