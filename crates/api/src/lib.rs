@@ -4,12 +4,15 @@
 //! Pure: no async, no files, no sockets, no clock.
 #![warn(missing_docs)]
 
+pub mod codec;
+pub mod facts;
 pub mod field;
 pub mod identity;
 pub mod names;
 pub mod object;
 pub mod patch;
 pub mod quantity;
+pub mod schema;
 pub mod selector;
 pub mod status;
 

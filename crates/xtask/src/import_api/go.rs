@@ -57,7 +57,8 @@ pub(crate) fn load(dirs: &[PackageDir]) -> Result<Packages> {
                 && !name.contains("swagger_doc")
                 && !name.contains(".pb.");
             if wanted {
-                let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+                let text =
+                    std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
                 parse_file(&text, &mut package);
             }
         }

@@ -70,7 +70,11 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
 
 fn package_dirs(options: &Options) -> Result<Vec<PackageDir>> {
     let mut dirs = vec![
-        package("meta/v1", "k8s.io/apimachinery/pkg/apis/meta/v1", options.apimachinery.join("pkg/apis/meta/v1")),
+        package(
+            "meta/v1",
+            "k8s.io/apimachinery/pkg/apis/meta/v1",
+            options.apimachinery.join("pkg/apis/meta/v1"),
+        ),
         package(
             "apiextensions/v1",
             "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1",

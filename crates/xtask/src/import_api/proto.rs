@@ -38,7 +38,10 @@ pub(crate) fn cross_check(dirs: &[PackageDir], packages: &Packages) -> Result<()
             let Some(fields) = package.types.get(&name).and_then(|ty| ty.fields.as_ref()) else { continue };
             let found: BTreeMap<u32, String> =
                 fields.iter().filter(|field| field.tag != 0).map(|f| (f.tag, f.proto_name.clone())).collect();
-            let special = matches!(name.as_str(), "JSON" | "Time" | "MicroTime" | "Timestamp" | "Duration" | "FieldsV1");
+            let special = matches!(
+                name.as_str(),
+                "JSON" | "Time" | "MicroTime" | "Timestamp" | "Duration" | "FieldsV1"
+            );
             if found != expected && !special {
                 bail!("{}.{name}: Go says {found:?}, the .proto file {expected:?}", dir.key);
             }

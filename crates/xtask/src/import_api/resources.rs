@@ -75,7 +75,12 @@ fn render_groups(resources: &BTreeMap<Key, Entry>, out: &mut String) -> Result<(
     Ok(())
 }
 
-fn render_resource(resources: &BTreeMap<Key, Entry>, key: &Key, entry: &Entry, out: &mut String) -> Result<()> {
+fn render_resource(
+    resources: &BTreeMap<Key, Entry>,
+    key: &Key,
+    entry: &Entry,
+    out: &mut String,
+) -> Result<()> {
     let (group, version, plural) = key;
     let stored = known::storage_version(group, plural).map(str::to_owned).unwrap_or_else(|| {
         let versions = resources.keys().filter(|(g, _, p)| g == group && p == plural).map(|(_, v, _)| v);

@@ -191,7 +191,12 @@ fn special(package: &str, name: &str) -> Option<&'static str> {
     })
 }
 
-fn resolve(packages: &Packages, package: &Package, ty: &str, enumeration: &mut Option<String>) -> Result<String> {
+fn resolve(
+    packages: &Packages,
+    package: &Package,
+    ty: &str,
+    enumeration: &mut Option<String>,
+) -> Result<String> {
     if let Some(rest) = ty.strip_prefix('*') {
         return Ok(format!("*{}", resolve(packages, package, rest, enumeration)?));
     }
