@@ -1,5 +1,7 @@
 //! Whatever happens to Services, the sum of all changes is the full ruleset, and no command would be refused.
 
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+
 use isopod_servicerules::input::{Endpoint, Family, NodeView, Protocol, Service, ServicePort};
 use isopod_servicerules::{Ruleset, plan};
 use std::collections::{BTreeMap, BTreeSet};

@@ -10,6 +10,8 @@
 //!
 //! `UPDATE_EXPECT=1` rewrites the answers.
 
+#![allow(clippy::unwrap_used, reason = "a test script that cannot be read is a failed test")]
+
 use expect_test::expect_file;
 use isopod_servicerules::input::{
     Endpoint, Family, NodePortAddresses, NodeView, Protocol, Service, ServicePort,
