@@ -9,8 +9,10 @@
 
 pub mod backoff;
 pub mod claim;
+pub mod deployment;
 pub mod labels;
 pub mod meta;
 pub mod plan;
 pub mod pods;
+pub mod replicaset;
 pub mod template;
