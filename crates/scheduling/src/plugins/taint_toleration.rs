@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Taint, Toleration};
 pub struct TaintToleration;
 
 /// Whether one of the tolerations covers the taint.
-pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
+pub(super) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
     tolerations.iter().any(|t| {
         let key = t.key.as_deref().unwrap_or_default();
         let effect = t.effect.as_deref().unwrap_or_default();
