@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod codec;
+pub mod defaults;
 pub mod facts;
 pub mod field;
 pub mod identity;
