@@ -32,7 +32,7 @@ impl Network {
         });
         let (connection, pod, _) = pod.await?;
         tokio::spawn(connection);
-        links::loopback_up(&pod).await?;
+        links::up(&pod, "lo").await?;
         let target = File::open(path).map_err(Error::io("open", path))?;
         let veth = links::Veth {
             name: &lease.link,
@@ -43,7 +43,7 @@ impl Network {
             bridge,
         };
         links::add_veth(&self.handle, veth).await?;
-        let eth0 = links::index(&pod, POD_LINK).await?;
+        let eth0 = links::up(&pod, POD_LINK).await?;
         let ranges = self.pod_cidrs();
         for ip in ips {
             let Some(range) = ranges.iter().find(|range| range.contains(ip)) else { continue };

@@ -55,7 +55,7 @@ pub async fn check() -> Vec<Probe> {
     probes.push(Probe::new(
         "IPv4 forwarding",
         "allow it: sysctl -w net.ipv4.ip_forward=1",
-        crate::sysctl::set("net/ipv4/ip_forward", "1").map_err(|e| e.to_string()),
+        crate::sysctl::settable("net/ipv4/ip_forward", "1").map_err(|e| e.to_string()),
     ));
     probes.push(forward_policy().await);
     probes

@@ -174,14 +174,13 @@ pub(crate) struct Veth<'a> {
     pub(crate) bridge: u32,
 }
 
-/// Makes a veth pair, both ends up.
+/// Makes a veth pair with the bridge's end up. The other end cannot be born so: it has no partner yet.
 pub(crate) async fn add_veth(handle: &Handle, veth: Veth<'_>) -> Result<(), Error> {
     let peer = LinkMessageBuilder::<LinkUnspec>::new()
         .name(veth.peer)
         .mtu(veth.mtu)
         .address(veth.peer_mac)
         .setns_by_fd(veth.peer_netns)
-        .up()
         .build();
     let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(veth.name)
@@ -208,11 +207,12 @@ pub(crate) async fn add_veth(handle: &Handle, veth: Veth<'_>) -> Result<(), Erro
     result.map_err(Error::netlink(format!("set hairpin mode of {}", veth.name)))
 }
 
-/// Brings up loopback, through a connection inside the pod's namespace.
-pub(crate) async fn loopback_up(pod: &Handle) -> Result<(), Error> {
-    let lo = index(pod, "lo").await?;
-    let message = LinkUnspec::new_with_index(lo).up().build();
-    pod.link().set(message).execute().await.map_err(Error::netlink("bring up loopback"))
+/// Brings a link up; answers its index.
+pub(crate) async fn up(handle: &Handle, name: &str) -> Result<u32, Error> {
+    let link = index(handle, name).await?;
+    let message = LinkUnspec::new_with_index(link).up().build();
+    handle.link().set(message).execute().await.map_err(Error::netlink(format!("bring up {name}")))?;
+    Ok(link)
 }
 
 /// The mark of our routes.

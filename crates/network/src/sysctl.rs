@@ -18,3 +18,12 @@ pub(crate) fn set(name: &str, value: &str) -> io::Result<()> {
 pub(crate) fn require(name: &str, value: &str) -> Result<(), Error> {
     set(name, value).map_err(Error::io("set", Path::new("/proc/sys").join(name)))
 }
+
+/// Whether `net/…` has `value`, or could be given it. Changes nothing.
+pub(crate) fn settable(name: &str, value: &str) -> io::Result<()> {
+    let path = Path::new("/proc/sys").join(name);
+    if std::fs::read_to_string(&path)?.trim() == value {
+        return Ok(());
+    }
+    std::fs::OpenOptions::new().write(true).open(&path).map(drop)
+}

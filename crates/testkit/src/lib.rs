@@ -1,1 +1,3 @@
 //! isopod testkit.
+
+pub mod netns;
