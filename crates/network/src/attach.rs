@@ -45,12 +45,16 @@ impl Network {
         links::add_veth(&self.handle, veth).await?;
         let eth0 = links::up(&pod, POD_LINK).await?;
         let ranges = self.pod_cidrs();
+        let bridge_mac = links::mac(ranges.first().map_or(ips[0], |range| gateway(*range)));
+        let pod_mac = links::mac(ips[0]);
         for ip in ips {
             let Some(range) = ranges.iter().find(|range| range.contains(ip)) else { continue };
             let via = gateway(*range);
             links::add_address(&pod, eth0, IpNet::from(*ip)).await?;
             links::add_route(&pod, links::route(IpNet::from(via), None, Some(eth0)), "to the gateway")
                 .await?;
+            links::add_neighbour(&pod, eth0, via, &bridge_mac).await?;
+            links::add_neighbour(&self.handle, bridge, *ip, &pod_mac).await?;
             let everywhere = if via.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
             let everywhere: IpNet = everywhere.parse().expect("a literal range");
             links::add_route(&pod, links::route(everywhere, Some(via), Some(eth0)), "by default").await?;
@@ -66,6 +70,11 @@ impl Network {
             let mine = addresses.leases().iter().filter(|(_, lease)| lease.sandbox_id == sandbox_id);
             mine.map(|(ip, lease)| (*ip, lease.clone())).collect()
         };
+        if let Some(bridge) = links::find(&self.handle, crate::BRIDGE).await? {
+            for (ip, _) in &held {
+                links::remove_neighbour(&self.handle, bridge.header.index, *ip).await?;
+            }
+        }
         let ports: String = held.iter().map(|(ip, lease)| rules::host_ports("delete", *ip, lease)).collect();
         // Rules go before the lease: a rule that outlives it would lead to whoever gets the address next.
         let unruled = if ports.is_empty() { Ok(()) } else { crate::nft::apply(&ports).await };

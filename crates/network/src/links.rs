@@ -9,6 +9,9 @@ use rtnetlink::packet_route::link::{
     InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
     LinkInfo, LinkMessage,
 };
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -213,6 +216,27 @@ pub(crate) async fn up(handle: &Handle, name: &str) -> Result<u32, Error> {
     let message = LinkUnspec::new_with_index(link).up().build();
     handle.link().set(message).execute().await.map_err(Error::netlink(format!("bring up {name}")))?;
     Ok(link)
+}
+
+/// Records for good which link address an IP address has, so that neither side ever asks for it: the first packet
+/// goes out at once, and no pod can claim another one's address.
+pub(crate) async fn add_neighbour(handle: &Handle, link: u32, ip: IpAddr, mac: &[u8]) -> Result<(), Error> {
+    let request =
+        handle.neighbours().add(link, ip).link_layer_address(mac).state(NeighbourState::Permanent).replace();
+    request.execute().await.map_err(Error::netlink(format!("add neighbour {ip}")))
+}
+
+/// Forgets a neighbour; it may be forgotten already.
+pub(crate) async fn remove_neighbour(handle: &Handle, link: u32, ip: IpAddr) -> Result<(), Error> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(ip);
+    message.header.ifindex = link;
+    message.attributes.push(NeighbourAttribute::Destination(match ip {
+        IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+        IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+    }));
+    let result = handle.neighbours().del(message).execute().await;
+    tolerate(result, &[libc::ENOENT, libc::ENODEV]).map_err(Error::netlink(format!("remove neighbour {ip}")))
 }
 
 /// The mark of our routes.
