@@ -5,12 +5,14 @@
 #![warn(missing_docs)]
 
 pub mod codec;
+pub mod convert;
 pub mod defaults;
 pub mod facts;
 pub mod field;
 pub mod identity;
 pub mod names;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;

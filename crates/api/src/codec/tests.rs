@@ -85,6 +85,16 @@ fn reads_yaml_with_any_keys() {
     assert_eq!(decoded.value["metadata"]["labels"], json!({"1": "a", "true": "b"}));
 }
 
+#[test]
+fn keeps_what_it_does_not_know_of_custom_resources() {
+    let text =
+        r#"{"kind":"Crontab","apiVersion":"x/v1","metadata":{"name":"a","foo":1},"spec":{"a":null,"b":[]}}"#;
+    let schema = facts::builtin().unstructured();
+    let decoded = decode(text.as_bytes(), MediaType::Json, &schema, FieldValidation::Warn).unwrap();
+    assert_eq!(decoded.warnings, [r#"unknown field "metadata.foo""#]);
+    assert_eq!(decoded.value["spec"], json!({"a": null, "b": []}));
+}
+
 /// One object of every kind, from upstream's round-trip tests.
 mod every_kind {
     use super::*;

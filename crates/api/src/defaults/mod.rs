@@ -24,6 +24,8 @@ use crate::schema::{Schema, Ty, TypeId, Types};
 use crate::{Map, Value};
 use std::sync::LazyLock;
 
+pub(crate) use autoscaling::{CPU_UTILIZATION_DEFAULT, cpu_metric};
+
 /// Fills in what a value of one type leaves out, not looking below it.
 type Hook = fn(&mut Map);
 
@@ -197,7 +199,7 @@ fn object<'m>(map: &'m mut Map, key: &str) -> Option<&'m mut Map> {
 }
 
 /// The object below a key, made when absent.
-fn object_or_new<'m>(map: &'m mut Map, key: &str) -> &'m mut Map {
+pub(crate) fn object_or_new<'m>(map: &'m mut Map, key: &str) -> &'m mut Map {
     let value = map.entry(key).or_insert(Value::Null);
     if !value.is_object() {
         *value = Value::Object(Map::new());

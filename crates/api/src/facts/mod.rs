@@ -107,7 +107,7 @@ impl Facts {
         let types = Arc::new(schema::parse(include_str!("../../facts/types.txt")));
         let mut kinds = Vec::new();
         let mut by_kind = HashMap::new();
-        for id in types.ids().filter(|id| types.def(*id).is_kind || is_known_kind(&types, *id)) {
+        for id in types.ids().filter(|id| is_registered(&types, *id)) {
             let def = types.def(id);
             let package = &types.packages[def.package as usize];
             let facts = KindFacts {
@@ -170,17 +170,26 @@ impl Facts {
         &self.types
     }
 
+    /// Schema of an object of which no more is known than that it has `apiVersion`, `kind` and `metadata`: all other
+    /// fields are kept as they are. Custom resources without a schema of their own are read by it.
+    pub fn unstructured(&self) -> Schema {
+        self.schema("custom", "Object").expect("the table has the type of unknown objects")
+    }
+
     /// Schema of any built-in type, as (`meta/v1`, `ObjectMeta`).
     pub fn schema(&self, package: &str, name: &str) -> Option<Schema> {
         self.types.find(package, name).map(|id| Schema::new(self.types.clone(), Ty::Struct(id)))
     }
 }
 
-/// Top-level types that carry no `kind` of their own.
-fn is_known_kind(types: &Types, id: TypeId) -> bool {
+/// Whether a type is a kind of its group: has a `kind`, or is the one top-level type that has none.
+fn is_registered(types: &Types, id: TypeId) -> bool {
     let def = types.def(id);
-    let package = types.str(types.packages[def.package as usize].key);
-    package == "meta/v1" && types.str(def.name) == "WatchEvent"
+    match types.str(types.packages[def.package as usize].key) {
+        "custom" => false,
+        "meta/v1" if types.str(def.name) == "WatchEvent" => true,
+        _ => def.is_kind,
+    }
 }
 
 /// The table's text is static, so that its parts are too.

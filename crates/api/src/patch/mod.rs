@@ -2,9 +2,11 @@
 
 mod json;
 mod merge;
+mod strategic;
 
 pub use json::{OPERATIONS_MAX, json_patch};
 pub use merge::merge_patch;
+pub use strategic::strategic_merge_patch;
 
 /// Why a patch could not be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -67,6 +67,7 @@ impl Parser {
                         package: (self.types.packages.len() - 1) as u16,
                         is_kind: flags.contains(&"k"),
                         atomic: flags.contains(&"s"),
+                        preserve_unknown: flags.contains(&"u"),
                         ..TypeDef::default()
                     });
                 }

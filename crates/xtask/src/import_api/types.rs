@@ -8,7 +8,7 @@ const HEADER: &str = "\
 # Types of the Kubernetes API v1.36, one fact a line. Made by `cargo xtask import-api`; do not edit.
 # P key model-prefix group(- is core) version    package
 # E name value|…                                 enumeration of the package
-# T name [k][s]                                  type; k: has apiVersion and kind; s: atomic struct
+# T name [k][s][u]                               type; k: has apiVersion and kind; s: atomic; u: keeps unknown fields
 #  field tag type [attribute…]                   field; @ before the name: inlined in JSON, a message in protobuf
 # types: * pointer, [] list, {} map with string keys, w list wrapped in a message; lower case is a scalar
 # attributes: o omitempty, z omitzero, ? optional, ! required, i immutable, d= default, e= enumeration,
@@ -30,8 +30,16 @@ pub(crate) fn render(packages: &Packages) -> Result<String> {
                 .with_context(|| format!("type {}.{name}", package.key))?;
         }
     }
+    out.push_str(CUSTOM);
     Ok(out)
 }
+
+/// What every custom resource is, before its own schema is known.
+const CUSTOM: &str = "\
+P custom - - -
+T Object k u
+ metadata 1 meta/v1:ObjectMeta o
+";
 
 /// Whether values of the type are enumerated. An alias of another type leaves that to the type it stands for.
 fn is_enum(ty: &GoType) -> bool {
