@@ -1,1 +1,22 @@
-//! isopod etcd.
+//! The store: a member of etcd, compatible with etcd v3.
+//!
+//! ```text
+//! requests ──> queue ──> log (one sync for all that wait) ──> state ──> answers, watchers
+//!                                                              └──────> readers (no log, no queue)
+//! ```
+//! - Nothing is seen by anybody before it is durable.
+//! - The log holds commands, the state is a pure function of them (`isopod-mvcc`), checkpoints bound the replay.
+//! - [`Engine`] is the store in this process, and [`serve`] puts etcd's gRPC API before it.
+//! - An idle store neither writes nor wakes up.
+
+mod checkpoint;
+mod config;
+mod engine;
+mod error;
+mod metrics;
+pub mod storage;
+mod wal;
+
+pub use config::{AutoCompaction, Config};
+pub use engine::{Engine, open, open_in};
+pub use error::OpenError;

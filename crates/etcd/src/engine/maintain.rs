@@ -1,0 +1,130 @@
+//! Status, alarms, checkpoints on demand, backups.
+
+use bytes::Bytes;
+use isopod_kv::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, Code, Error, Member, StatusResponse, alarm_request,
+};
+use isopod_mvcc::{Op, Reply};
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Engine;
+use super::core::expect_reply;
+use super::write::reply_of;
+use crate::checkpoint::Producer;
+
+/// The version reported to clients, which tells them what the API can do.
+pub const VERSION: &str = "3.6.0";
+/// Pieces of a backup that may wait for a slow client; each is a megabyte or so.
+const BACKUP_QUEUE: usize = 2;
+/// etcdctl takes a backup for whole if its length is a multiple of this plus that of the checksum.
+const BACKUP_PAGE_BYTES: u64 = 512;
+
+impl Engine {
+    /// Version, sizes, position in the log, and what is wrong.
+    pub fn status(&self) -> StatusResponse {
+        let state = self.shared.state.read();
+        let mut errors: Vec<String> = state.alarms().iter().map(describe_alarm).collect();
+        if self.shared.is_disk_full() {
+            errors.push("etcdserver: no space left for the log".to_owned());
+        }
+        if self.shared.is_log_failed() {
+            errors.push("etcdserver: the log cannot be written".to_owned());
+        }
+        StatusResponse {
+            header: self.shared.header_at(state.revision()),
+            version: VERSION.to_owned(),
+            db_size: self.shared.disk_bytes() as i64,
+            leader: self.shared.member_id,
+            raft_index: state.applied_index(),
+            raft_term: self.shared.term,
+            raft_applied_index: state.applied_index(),
+            errors,
+            db_size_in_use: state.size_bytes() as i64,
+            is_learner: false,
+            storage_version: VERSION.to_owned(),
+            db_size_quota: self.shared.config.quota() as i64,
+            downgrade_info: None,
+        }
+    }
+
+    /// Lists, raises or clears alarms.
+    ///
+    /// # Errors
+    /// As etcd's `Alarm`.
+    pub async fn alarm(&self, mut request: AlarmRequest) -> Result<AlarmResponse, Error> {
+        if request.action == alarm_request::AlarmAction::Get as i32 {
+            return Ok(AlarmResponse {
+                header: self.shared.header(),
+                alarms: self.shared.state.read().alarms(),
+            });
+        }
+        if AlarmType::try_from(request.alarm).is_err() || request.alarm == AlarmType::None as i32 {
+            return Err(Error::other(Code::InvalidArgument, "etcdserver: the alarm to change is not named"));
+        }
+        if request.member_id == 0 {
+            request.member_id = self.shared.member_id;
+        }
+        let mut response = reply_of!(self.propose(Op::Alarm(request), false).await?, Alarm);
+        self.shared.stamp(&mut response.header);
+        Ok(response)
+    }
+
+    /// Writes a checkpoint and drops the log before it: what defragmentation means here.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn checkpoint(&self) -> Result<(), Error> {
+        let (reply, outcome) = oneshot::channel();
+        self.shared.queue.request_checkpoint(reply);
+        tokio::select! {
+            outcome = outcome => outcome.map_err(|_| Error::Stopped)?,
+            () = self.shared.stopped.cancelled() => Err(Error::Stopped),
+        }
+    }
+
+    /// The member list: this member.
+    pub fn members(&self) -> Vec<Member> {
+        let config = &self.shared.config;
+        vec![Member {
+            id: self.shared.member_id,
+            name: config.name.clone(),
+            peer_urls: config.peer_urls.clone(),
+            client_urls: config.client_urls.clone(),
+            is_learner: false,
+        }]
+    }
+
+    /// The state now, as the pieces of a checkpoint file, padded and followed by its SHA-256 as etcdctl expects of a
+    /// backup. A reader that goes away ends it.
+    pub fn backup(&self) -> mpsc::Receiver<Bytes> {
+        let (pieces, receiver) = mpsc::channel(BACKUP_QUEUE);
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut producer = Producer::new(&shared.state, (shared.cluster_id, shared.member_id));
+            let (mut hash, mut length) = (Sha256::new(), 0);
+            let mut piece = Vec::new();
+            while producer.next(&mut piece) {
+                hash.update(&piece);
+                length += piece.len() as u64;
+                if pieces.blocking_send(std::mem::take(&mut piece).into()).is_err() {
+                    return;
+                }
+            }
+            let mut end = vec![0; (length.next_multiple_of(BACKUP_PAGE_BYTES) - length) as usize];
+            hash.update(&end);
+            end.extend_from_slice(&hash.finalize());
+            let _ = pieces.blocking_send(end.into());
+        });
+        receiver
+    }
+}
+
+fn describe_alarm(alarm: &AlarmMember) -> String {
+    let name = match AlarmType::try_from(alarm.alarm) {
+        Ok(AlarmType::NoSpace) => "NOSPACE",
+        Ok(AlarmType::Corrupt) => "CORRUPT",
+        _ => "NONE",
+    };
+    format!("memberID:{} alarm:{name} ", alarm.member_id)
+}

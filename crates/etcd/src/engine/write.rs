@@ -1,0 +1,132 @@
+//! Writes: checks that need no log, then the queue.
+
+use isopod_kv::{
+    AlarmRequest, AlarmType, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+    Error, PutRequest, PutResponse, TxnRequest, TxnResponse, alarm_request,
+};
+use isopod_mvcc::{Command, Op, Reply, validate_delete_range, validate_put, validate_txn};
+use prost::Message;
+use tokio::sync::oneshot;
+
+use super::Engine;
+use super::core::expect_reply;
+use super::queue::Pending;
+
+/// Takes the reply of one kind.
+macro_rules! reply_of {
+    ($reply:expr, $kind:ident) => {
+        expect_reply($reply, |reply| match reply {
+            Reply::$kind(response) => Some(response),
+            _ => None,
+        })
+    };
+}
+pub(super) use reply_of;
+
+impl Engine {
+    /// Writes one key.
+    ///
+    /// # Errors
+    /// As etcd's `Put`.
+    pub async fn put(&self, request: PutRequest) -> Result<PutResponse, Error> {
+        validate_put(&request)?;
+        crate::metrics::PUTS.inc();
+        let reply = self.propose(Op::Put(request), true).await?;
+        let mut response = reply_of!(reply, Put);
+        self.shared.stamp(&mut response.header);
+        Ok(response)
+    }
+
+    /// Deletes a range.
+    ///
+    /// # Errors
+    /// As etcd's `DeleteRange`.
+    pub async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Error> {
+        validate_delete_range(&request)?;
+        crate::metrics::DELETES.inc();
+        let reply = self.propose(Op::DeleteRange(request), false).await?;
+        let mut response = reply_of!(reply, DeleteRange);
+        self.shared.stamp(&mut response.header);
+        Ok(response)
+    }
+
+    /// Compares and writes. A transaction without a write does not touch the log.
+    ///
+    /// # Errors
+    /// As etcd's `Txn`.
+    pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
+        let writes = validate_txn(&request, self.shared.config.max_txn_ops)?;
+        crate::metrics::TXNS.inc();
+        let mut response = if writes {
+            reply_of!(self.propose(Op::Txn(request), true).await?, Txn)
+        } else {
+            self.shared.state.read().read_txn(&request)?
+        };
+        self.shared.stamp(&mut response.header);
+        Ok(response)
+    }
+
+    /// Drops history; `physical` waits until its memory is free.
+    ///
+    /// # Errors
+    /// As etcd's `Compact`.
+    pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Error> {
+        let physical = request.physical;
+        let reply = self.propose(Op::Compact(request), false).await?;
+        let mut response = reply_of!(reply, Compact);
+        while physical {
+            let scrubbed = self.shared.scrubbed.notified();
+            if !self.shared.state.read().needs_scrub() || self.shared.stopped.is_cancelled() {
+                break;
+            }
+            scrubbed.await;
+        }
+        self.shared.stamp(&mut response.header);
+        Ok(response)
+    }
+
+    /// Puts a command through the log. `grows` says that it may add data, which a quota forbids.
+    pub(super) async fn propose(&self, op: Op, grows: bool) -> Result<Reply, Error> {
+        let command = Command::from(op);
+        let bytes = command.encoded_len();
+        if bytes > self.shared.config.max_request_bytes {
+            return Err(Error::RequestTooLarge);
+        }
+        if grows {
+            self.check_quota(bytes).await?;
+        }
+        self.enqueue(command, bytes).await
+    }
+
+    async fn enqueue(&self, command: Command, bytes: usize) -> Result<Reply, Error> {
+        let (reply, outcome) = oneshot::channel();
+        self.shared.queue.push(Pending { command, bytes, reply })?;
+        // The thread drops the sender only when it has panicked.
+        outcome.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Raises the alarm when the quota is used up: it stays until somebody clears it, as in etcd.
+    async fn check_quota(&self, bytes: usize) -> Result<(), Error> {
+        let quota = self.shared.config.quota();
+        let used = {
+            let state = self.shared.state.read();
+            if state.has_alarm(AlarmType::NoSpace) {
+                return Err(Error::NoSpace);
+            }
+            state.size_bytes()
+        };
+        if (used + bytes) as u64 <= quota {
+            return Ok(());
+        }
+        tracing::error!(used, quota, "the quota is used up: raising the NOSPACE alarm");
+        let alarm = AlarmRequest {
+            action: alarm_request::AlarmAction::Activate as i32,
+            member_id: self.shared.member_id,
+            alarm: AlarmType::NoSpace as i32,
+        };
+        let command = Command::from(Op::Alarm(alarm));
+        let bytes = command.encoded_len();
+        self.enqueue(command, bytes).await?;
+        Err(Error::NoSpace)
+    }
+}
