@@ -9,10 +9,6 @@ use crate::{Map, Value};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// Deepest nesting of lists and objects, whatever the format. The parsers below have such a bound of their own, but
-/// values in memory come without.
-const NESTING_MAX: usize = 130;
-
 /// A step of the way to the value being read.
 enum Step<'t> {
     Field { owner: TypeId, name: &'t str },
@@ -27,13 +23,12 @@ pub(crate) struct Context<'t> {
     steps: Vec<Step<'t>>,
     problems: Vec<String>,
     error: Option<String>,
-    depth: usize,
 }
 
 impl<'t> Context<'t> {
     /// With `track`, unknown and duplicate fields are noted.
     pub(crate) fn new(types: &'t Types, track: bool) -> Self {
-        Context { types, track, steps: Vec::with_capacity(16), problems: Vec::new(), error: None, depth: 0 }
+        Context { types, track, steps: Vec::with_capacity(16), problems: Vec::new(), error: None }
     }
 
     /// The first error of type or form, and the unknown and duplicate fields.
@@ -68,15 +63,6 @@ impl<'t> Context<'t> {
     fn fail<E: Error>(&mut self, text: String) -> E {
         self.error.get_or_insert(text);
         E::custom("")
-    }
-
-    /// Goes one level down, unless that is too deep.
-    fn deeper<E: Error>(&mut self) -> Result<(), E> {
-        self.depth += 1;
-        match self.depth > NESTING_MAX {
-            true => Err(self.fail("exceeded max depth".into())),
-            false => Ok(()),
-        }
     }
 
     fn mismatch<E: Error>(&mut self, got: &str, wanted: Ty) -> E {
@@ -249,8 +235,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, access: A) -> Result<Value, A::Error> {
-        self.context.deeper()?;
-        let read = match self.ty {
+        match self.ty {
             Ty::List(element) => read_list(self.context, self.context.types.element(element), access),
             Ty::Wrapped | Ty::SchemaOrStrings => read_list(self.context, Ty::String, access),
             Ty::SchemaOrArray => {
@@ -259,14 +244,11 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             }
             Ty::Any | Ty::Json | Ty::Raw | Ty::FieldsV1 => read_list(self.context, Ty::Any, access),
             wanted => Err(self.context.mismatch("array", wanted)),
-        };
-        self.context.depth -= 1;
-        read
+        }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<Value, A::Error> {
-        self.context.deeper()?;
-        let read = match self.ty {
+        match self.ty {
             Ty::Struct(id) => read_struct(self.context, id, access),
             Ty::Map(element) => read_map(self.context, element, access),
             Ty::SchemaOrArray | Ty::SchemaOrBool | Ty::SchemaOrStrings => {
@@ -277,9 +259,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             }
             Ty::Any | Ty::Json | Ty::Raw | Ty::FieldsV1 => read_any(self.context, access),
             wanted => Err(self.context.mismatch("object", wanted)),
-        };
-        self.context.depth -= 1;
-        read
+        }
     }
 }
 

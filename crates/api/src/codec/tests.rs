@@ -167,22 +167,3 @@ mod every_kind {
         }
     }
 }
-
-#[test]
-fn bounds_nesting_of_messages() {
-    let schema = schema("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
-    let nested = |depth: usize| {
-        let mut properties = json!({"type": "object"});
-        for _ in 0..depth {
-            properties = json!({"type": "array", "items": properties});
-        }
-        json!({"kind": "CustomResourceDefinition", "spec": {"versions": [{"schema": {"openAPIV3Schema": properties}}]}})
-    };
-    let bytes = proto::encode_object(&schema, &nested(50));
-    assert_eq!(
-        proto::decode_as(&schema, &bytes).unwrap().value["spec"]["versions"][0]["schema"],
-        nested(50)["spec"]["versions"][0]["schema"]
-    );
-    let bytes = proto::encode_object(&schema, &nested(1000));
-    assert_eq!(proto::decode_as(&schema, &bytes), Err(proto::ProtoError::Depth));
-}

@@ -436,8 +436,18 @@ mod tests {
         let rules = crate::rbac::bootstrap::rules_of("system:node");
         let (group, resource) = resource.rsplit_once(':').unwrap_or(("", resource));
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let request =
-            Request { verb, group, resource, subresource, namespace, name, is_resource: true, path: "" };
+        let field_selector = if (resource, verb) == ("pods", "watch") { "spec.nodeName=n1" } else { "" };
+        let request = Request {
+            verb,
+            group,
+            resource,
+            subresource,
+            namespace,
+            name,
+            is_resource: true,
+            path: "",
+            field_selector,
+        };
         authorize(graph, &rules, node, &request).is_ok()
     }
 

@@ -14,8 +14,8 @@ use crate::{Map, Value, object};
 /// First bytes of every protobuf document of Kubernetes.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
 
-/// Deepest nesting that is read, in steps of decoding: a message takes two or three.
-pub const DEPTH_MAX: usize = 300;
+/// Deepest nesting of messages that is read.
+pub const DEPTH_MAX: usize = 100;
 
 /// Why bytes are no protobuf document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
