@@ -10,6 +10,9 @@
 pub mod backoff;
 pub mod claim;
 pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod labels;
 pub mod meta;
 pub mod plan;

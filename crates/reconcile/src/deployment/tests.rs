@@ -225,7 +225,8 @@ fn first_rollout_update_and_undo() {
             "deployment.kubernetes.io/max-replicas": "4",
             "deployment.kubernetes.io/revision": "2"
           }
-        }"#]].assert_eq(&serde_json::to_string_pretty(&annotations).unwrap());
+        }"#]]
+    .assert_eq(&serde_json::to_string_pretty(&annotations).unwrap());
     assert_eq!(w.deployment.annotations()[REVISION], "3");
 }
 
