@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use isopod_client::{Change, Expectations, Informer, ObjectKey, WorkQueue};
 use isopod_reconcile::meta::Meta;
 use isopod_reconcile::plan::{Object, Plan, Resource, Write};
 use tracing::{debug, error};
 
 use crate::context::Context;
-use crate::executor::{Executor, Observer};
+use crate::executor::{Executor, Finished, Observer};
 use crate::metrics;
 
 type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -121,17 +122,29 @@ impl ControlLoop {
         });
     }
 
+    /// The finished loop of a controller that must read from the API server while it decides.
+    pub(crate) fn run_async(
+        self,
+        work: impl Fn(ObjectKey, Arc<Executor>) -> BoxFuture<'static, Finished> + Send + Sync + 'static,
+    ) -> Running {
+        self.start(Work::Async(Box::new(work)))
+    }
+
     /// The finished loop: `reconcile` turns a key into a plan; its second argument says whether the cache has caught
     /// up with the loop's own writes for the key.
     pub(crate) fn run(self, reconcile: impl Fn(&ObjectKey, bool) -> Plan + Send + Sync + 'static) -> Running {
-        let executor = Executor::new(self.context.client(self.name), self.name);
+        self.start(Work::Pure(Box::new(reconcile)))
+    }
+
+    fn start(self, work: Work) -> Running {
+        let executor = Arc::new(Executor::new(self.context.client(self.name), self.name));
         let worker = Arc::new(Worker {
             name: self.name,
             queue: self.queue,
             expectations: self.expectations,
             owned: self.owned,
             executor,
-            reconcile: Box::new(reconcile),
+            work,
         });
         let (shutdown, workers) = (self.context.shutdown.clone(), self.workers);
         Box::pin(async move {
@@ -143,7 +156,7 @@ impl ControlLoop {
             debug!(controller = worker.name, "caches synced");
             let mut tasks = tokio::task::JoinSet::new();
             for _ in 0..workers {
-                tasks.spawn(worker.clone().work());
+                tasks.spawn(worker.clone().run());
             }
             shutdown.cancelled().await;
             worker.queue.shut_down();
@@ -159,19 +172,22 @@ pub(crate) fn owner_key<O: k8s_openapi::Resource, K: Object>(object: &K) -> Opti
     (owner.kind == O::KIND && group == O::GROUP).then(|| ObjectKey::new(object.namespace(), &owner.name))
 }
 
-type Reconcile = Box<dyn Fn(&ObjectKey, bool) -> Plan + Send + Sync>;
+enum Work {
+    Pure(Box<dyn Fn(&ObjectKey, bool) -> Plan + Send + Sync>),
+    Async(Box<dyn Fn(ObjectKey, Arc<Executor>) -> BoxFuture<'static, Finished> + Send + Sync>),
+}
 
 struct Worker {
     name: &'static str,
     queue: WorkQueue<ObjectKey>,
     expectations: Arc<Expectations<ObjectKey>>,
     owned: HashSet<Resource>,
-    executor: Executor,
-    reconcile: Reconcile,
+    executor: Arc<Executor>,
+    work: Work,
 }
 
 impl Worker {
-    async fn work(self: Arc<Self>) {
+    async fn run(self: Arc<Self>) {
         while let Some(key) = self.queue.get().await {
             let started = Instant::now();
             let failure = self.process(&key).await;
@@ -188,23 +204,25 @@ impl Worker {
     }
 
     async fn process(&self, key: &ObjectKey) -> Option<String> {
-        let settled = self.expectations.satisfied(key);
         // A fault in one object's pass must not end the loop for all others.
-        let planned = std::panic::catch_unwind(AssertUnwindSafe(|| (self.reconcile)(key, settled)));
-        let Ok(plan) = planned else {
+        let Ok(finished) = AssertUnwindSafe(self.finish(key)).catch_unwind().await else {
             error!(controller = self.name, %key, "reconcile panicked");
-            return Some("panic".to_owned());
-        };
-        let ledger = Ledger { worker: self, key };
-        let run = AssertUnwindSafe(self.executor.run(plan, &ledger)).catch_unwind().await;
-        let Ok(finished) = run else {
-            error!(controller = self.name, %key, "executing a plan panicked");
             return Some("panic".to_owned());
         };
         if let Some(after) = finished.requeue_after {
             self.queue.add_after(key.clone(), after);
         }
         finished.failure
+    }
+
+    async fn finish(&self, key: &ObjectKey) -> Finished {
+        match &self.work {
+            Work::Pure(reconcile) => {
+                let plan = reconcile(key, self.expectations.satisfied(key));
+                self.executor.run(plan, &Ledger { worker: self, key }).await
+            }
+            Work::Async(work) => work(key.clone(), self.executor.clone()).await,
+        }
     }
 }
 

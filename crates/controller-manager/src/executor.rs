@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use isopod_client::{EventRecorder, EventType};
-use isopod_reconcile::meta::Meta;
 use isopod_reconcile::plan::{Action, ApiError, Event, Guard, Outcome, Plan, Step, Tail, Write};
-use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 use tracing::debug;
 
@@ -23,12 +21,27 @@ pub(crate) trait Observer: Sync {
     fn fell_through(&self, write: &Write);
 }
 
+/// Keeps no account.
+pub(crate) struct Unobserved;
+
+impl Observer for Unobserved {
+    fn starting(&self, _: &Plan) {}
+    fn fell_through(&self, _: &Write) {}
+}
+
 /// How a plan ended.
 #[derive(Debug, Default)]
 pub(crate) struct Finished {
     pub(crate) requeue_after: Option<Duration>,
     /// The first failure that was not tolerated, or that the plan asked to be treated as one.
     pub(crate) failure: Option<String>,
+}
+
+impl Finished {
+    /// Ended by a failure outside a plan.
+    pub(crate) fn failed(error: impl std::fmt::Display) -> Self {
+        Self { requeue_after: None, failure: Some(error.to_string()) }
+    }
 }
 
 /// Applies plans as one identity.
@@ -147,9 +160,7 @@ impl Executor {
 
     /// Reads the guarded object afresh: a cache may be behind.
     async fn check(&self, guard: &Guard) -> Result<(), ApiError> {
-        // Any typed object does to read metadata; unknown fields are ignored.
-        let found: ConfigMapShape =
-            self.client.request(request::get(&guard.target)).await.map_err(request::error)?;
+        let meta = request::metadata(&self.client, &guard.target).await?;
         let place = guard.target.namespace.as_deref().unwrap_or_default();
         let name = &guard.target.name;
         let refuse = |message: String| ApiError {
@@ -158,13 +169,12 @@ impl Executor {
             message,
             namespace_terminating: false,
         };
-        let object = ConfigMap { metadata: found.metadata, ..ConfigMap::default() };
-        if object.uid() != guard.uid {
-            let text =
-                format!("original {place}/{name} is gone: got uid {}, wanted {}", object.uid(), guard.uid);
+        let uid = meta.uid.unwrap_or_default();
+        if uid != guard.uid {
+            let text = format!("original {place}/{name} is gone: got uid {uid}, wanted {}", guard.uid);
             return Err(refuse(text));
         }
-        if object.deleting() {
+        if meta.deletion_timestamp.is_some() {
             return Err(refuse(format!("{place}/{name} has just been deleted")));
         }
         Ok(())
@@ -179,9 +189,4 @@ impl Executor {
         let kind = if event.warning { EventType::Warning } else { EventType::Normal };
         self.recorder.event(event.regarding.clone(), kind, event.reason, format!("{}{tail}", event.message));
     }
-}
-
-#[derive(serde::Deserialize)]
-struct ConfigMapShape {
-    metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
 }

@@ -8,6 +8,7 @@ mod config;
 mod context;
 mod control_loop;
 mod controllers;
+mod discovery;
 mod executor;
 mod metrics;
 mod request;

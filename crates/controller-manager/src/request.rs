@@ -2,6 +2,7 @@
 
 use http::{Method, Request};
 use isopod_reconcile::plan::{ApiError, PatchKind, Propagation, Target, Write};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 /// Bytes that need no escape in a path segment.
@@ -51,14 +52,54 @@ fn request(method: Method, path: String, content_type: &str, body: &Value) -> Re
         .expect("the path is escaped and the headers are constants")
 }
 
-/// GET of an object.
-pub(crate) fn get(target: &Target) -> Request<Vec<u8>> {
+/// Asks for an object's metadata alone.
+const PARTIAL: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+/// Asks for the metadata of a list of objects.
+const PARTIAL_LIST: &str =
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+
+#[derive(serde::Deserialize)]
+struct WithMeta {
+    #[serde(default)]
+    metadata: ObjectMeta,
+}
+
+#[derive(serde::Deserialize)]
+struct ListOfMeta {
+    #[serde(default)]
+    items: Vec<WithMeta>,
+}
+
+fn read(path: String, accept: &str) -> Request<Vec<u8>> {
     Request::builder()
         .method(Method::GET)
-        .uri(path(target, None))
-        .header(http::header::ACCEPT, "application/json")
+        .uri(path)
+        .header(http::header::ACCEPT, accept)
         .body(Vec::new())
         .expect("the path is escaped and the headers are constants")
+}
+
+/// Reads an object's metadata afresh.
+pub(crate) async fn metadata(client: &kube::Client, target: &Target) -> Result<ObjectMeta, ApiError> {
+    let found: WithMeta = client.request(read(path(target, None), PARTIAL)).await.map_err(error)?;
+    Ok(found.metadata)
+}
+
+/// Reads the metadata of a collection afresh.
+pub(crate) async fn metadata_list(
+    client: &kube::Client,
+    target: &Target,
+) -> Result<Vec<ObjectMeta>, ApiError> {
+    let found: ListOfMeta = client.request(read(path(target, None), PARTIAL_LIST)).await.map_err(error)?;
+    Ok(found.items.into_iter().map(|item| item.metadata).collect())
+}
+
+/// Reads an object afresh.
+pub(crate) async fn object<K: serde::de::DeserializeOwned>(
+    client: &kube::Client,
+    target: &Target,
+) -> Result<K, ApiError> {
+    client.request(read(path(target, None), "application/json")).await.map_err(error)
 }
 
 fn policy(propagation: Propagation) -> &'static str {

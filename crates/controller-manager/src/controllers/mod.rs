@@ -1,7 +1,16 @@
 //! One file a controller: its informers, its keys, its view.
 
 mod deployment;
+mod endpoints;
+mod garbage;
+mod namespace;
+mod node;
 mod replicaset;
+mod service_account;
+
+use isopod_client::Informer;
+use isopod_reconcile::pods;
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::context::Context;
 use crate::control_loop::Running;
@@ -14,4 +23,25 @@ pub(crate) const ALL: &[(&str, Register)] = &[
     ("deployment-controller", deployment::register),
     ("replicaset-controller", replicaset::register_replica_sets),
     ("replicationcontroller-controller", replicaset::register_replication_controllers),
+    ("endpointslice-controller", endpoints::register_slices),
+    ("endpoints-controller", endpoints::register_endpoints),
+    ("endpointslice-mirroring-controller", endpoints::register_mirroring),
+    ("namespace-controller", namespace::register),
+    ("serviceaccount-controller", service_account::register_default_accounts),
+    ("serviceaccount-token-controller", service_account::register_token_secrets),
+    ("root-ca-certificate-publisher-controller", service_account::register_root_ca),
+    ("node-ipam-controller", node::register_ipam),
+    ("node-lifecycle-controller", node::register_lifecycle),
+    ("taint-eviction-controller", node::register_eviction),
+    ("garbage-collector-controller", garbage::register),
 ];
+
+/// Index of pods by the node they are bound to.
+const BY_NODE: &str = "node";
+
+fn index_pods_by_node(informer: &Informer<Pod>) {
+    informer.add_index(BY_NODE, |pod: &Pod| {
+        let node = pods::node(pod);
+        if node.is_empty() { vec![] } else { vec![node.to_owned()] }
+    });
+}

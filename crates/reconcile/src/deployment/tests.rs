@@ -111,7 +111,7 @@ impl World {
                 let n = |v: Option<i32>| v.unwrap_or(0);
                 let _ = writeln!(
                     self.log,
-                    "  status replicas={} updated={} available={} unavailable={} {reason} Available={}",
+                    "status replicas={} updated={} available={} unavailable={} {reason} Available={}",
                     n(status.replicas),
                     n(status.updated_replicas),
                     n(status.available_replicas),
@@ -174,41 +174,41 @@ fn first_rollout_update_and_undo() {
         world(3, json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}));
     w.check(expect![[r#"
         ScalingReplicaSet Scaled up replica set <v1> from 0 to 3
-          status replicas=0 updated=0 available=0 unavailable=3 NewReplicaSetCreated Available=False
-          status replicas=3 updated=3 available=3 unavailable=0 NewReplicaSetAvailable Available=True
+        status replicas=0 updated=0 available=0 unavailable=3 NewReplicaSetCreated Available=False
+        status replicas=3 updated=3 available=3 unavailable=0 NewReplicaSetAvailable Available=True
     "#]]);
     w.set_image("v2");
     w.check(expect![[r#"
         ScalingReplicaSet Scaled up replica set <v2> from 0 to 1
-          status replicas=3 updated=0 available=3 unavailable=1 NewReplicaSetCreated Available=True
+        status replicas=3 updated=0 available=3 unavailable=1 NewReplicaSetCreated Available=True
         ScalingReplicaSet Scaled down replica set <v1> from 3 to 2
-          status replicas=4 updated=1 available=4 unavailable=0 ReplicaSetUpdated Available=True
+        status replicas=4 updated=1 available=4 unavailable=0 ReplicaSetUpdated Available=True
         ScalingReplicaSet Scaled up replica set <v2> from 1 to 2
-          status replicas=3 updated=1 available=3 unavailable=1 ReplicaSetUpdated Available=True
+        status replicas=3 updated=1 available=3 unavailable=1 ReplicaSetUpdated Available=True
         ScalingReplicaSet Scaled down replica set <v1> from 2 to 1
-          status replicas=4 updated=2 available=4 unavailable=0 ReplicaSetUpdated Available=True
+        status replicas=4 updated=2 available=4 unavailable=0 ReplicaSetUpdated Available=True
         ScalingReplicaSet Scaled up replica set <v2> from 2 to 3
-          status replicas=3 updated=2 available=3 unavailable=1 ReplicaSetUpdated Available=True
+        status replicas=3 updated=2 available=3 unavailable=1 ReplicaSetUpdated Available=True
         ScalingReplicaSet Scaled down replica set <v1> from 1 to 0
-          status replicas=4 updated=3 available=4 unavailable=0 ReplicaSetUpdated Available=True
-          status replicas=3 updated=3 available=3 unavailable=0 NewReplicaSetAvailable Available=True
+        status replicas=4 updated=3 available=4 unavailable=0 ReplicaSetUpdated Available=True
+        status replicas=3 updated=3 available=3 unavailable=0 NewReplicaSetAvailable Available=True
     "#]]);
     // Undo is a patch back to the old template: the old set becomes current, with a new revision.
     w.set_image("v1");
     w.check(expect![[r#"
         ScalingReplicaSet Scaled up replica set <v1> from 0 to 1
-          status replicas=3 updated=0 available=3 unavailable=1 NewReplicaSetAvailable Available=True
+        status replicas=3 updated=0 available=3 unavailable=1 NewReplicaSetAvailable Available=True
         ScalingReplicaSet Scaled down replica set <v2> from 3 to 2
-          status replicas=4 updated=1 available=4 unavailable=0 ReplicaSetUpdated Available=True
+        status replicas=4 updated=1 available=4 unavailable=0 ReplicaSetUpdated Available=True
         ScalingReplicaSet Scaled up replica set <v1> from 1 to 2
-          status replicas=3 updated=1 available=3 unavailable=1 ReplicaSetUpdated Available=True
+        status replicas=3 updated=1 available=3 unavailable=1 ReplicaSetUpdated Available=True
         ScalingReplicaSet Scaled down replica set <v2> from 2 to 1
-          status replicas=4 updated=2 available=4 unavailable=0 ReplicaSetUpdated Available=True
+        status replicas=4 updated=2 available=4 unavailable=0 ReplicaSetUpdated Available=True
         ScalingReplicaSet Scaled up replica set <v1> from 2 to 3
-          status replicas=3 updated=2 available=3 unavailable=1 ReplicaSetUpdated Available=True
+        status replicas=3 updated=2 available=3 unavailable=1 ReplicaSetUpdated Available=True
         ScalingReplicaSet Scaled down replica set <v2> from 1 to 0
-          status replicas=4 updated=3 available=4 unavailable=0 ReplicaSetUpdated Available=True
-          status replicas=3 updated=3 available=3 unavailable=0 NewReplicaSetAvailable Available=True
+        status replicas=4 updated=3 available=4 unavailable=0 ReplicaSetUpdated Available=True
+        status replicas=3 updated=3 available=3 unavailable=0 NewReplicaSetAvailable Available=True
     "#]]);
     let annotations: BTreeMap<String, Value> =
         w.sets.values().map(|set| (image(set), json!(set.annotations()))).collect();
@@ -238,10 +238,10 @@ fn recreate_waits_for_old_pods() {
     w.set_image("v2");
     w.check(expect![[r#"
         ScalingReplicaSet Scaled down replica set <v1> from 2 to 0
-          status replicas=2 updated=0 available=2 unavailable=0 NewReplicaSetAvailable Available=True
+        status replicas=2 updated=0 available=2 unavailable=0 NewReplicaSetAvailable Available=True
         ScalingReplicaSet Scaled up replica set <v2> from 0 to 2
-          status replicas=0 updated=0 available=0 unavailable=2 ReplicaSetUpdated Available=False
-          status replicas=2 updated=2 available=2 unavailable=0 NewReplicaSetAvailable Available=True
+        status replicas=0 updated=0 available=0 unavailable=2 ReplicaSetUpdated Available=False
+        status replicas=2 updated=2 available=2 unavailable=0 NewReplicaSetAvailable Available=True
     "#]]);
 }
 
@@ -258,8 +258,8 @@ fn scaling_in_the_middle_is_proportional() {
     w.check(expect![[r#"
         ScalingReplicaSet Scaled up replica set <v1> from 8 to 11
         ScalingReplicaSet Scaled up replica set <v2> from 5 to 7
-          status replicas=13 updated=5 available=8 unavailable=10 ReplicaSetUpdated Available=False
-          status replicas=18 updated=7 available=11 unavailable=7 ReplicaSetUpdated Available=False
+        status replicas=13 updated=5 available=8 unavailable=10 ReplicaSetUpdated Available=False
+        status replicas=18 updated=7 available=11 unavailable=7 ReplicaSetUpdated Available=False
     "#]]);
 }
 
@@ -284,7 +284,7 @@ fn deadline_history_and_pause() {
     w.check(expect![[r#"
         delete <v2>
         delete <v3>
-          status replicas=2 updated=0 available=1 unavailable=1 ProgressDeadlineExceeded Available=True
+        status replicas=2 updated=0 available=1 unavailable=1 ProgressDeadlineExceeded Available=True
     "#]]);
 }
 
