@@ -98,34 +98,47 @@ fn keeps_what_it_does_not_know_of_custom_resources() {
 /// One object of every kind, from upstream's round-trip tests.
 mod every_kind {
     use super::*;
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
+    use std::path::{Path, PathBuf};
 
     struct Sample {
-        name: &'static str,
+        name: String,
         schema: Schema,
         json: Value,
         proto: Vec<u8>,
     }
 
+    /// Upstream's round-trip vectors are not part of this repository: they lie in `shared/` beside it, or one
+    /// folder further up.
+    fn fixtures() -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let places = ["../shared", "../../shared"];
+        let found = places.map(|place| root.join(place).join("upstream-1.36/api-fixtures"));
+        found.iter().find(|path| path.is_dir()).cloned().unwrap_or_else(|| {
+            panic!("the round-trip vectors of github.com/kubernetes/api at v1.36 are in neither of {found:?}")
+        })
+    }
+
     fn samples() -> Vec<Sample> {
-        let lines = include_str!("../../testdata/objects.txt").lines().filter(|line| !line.starts_with('#'));
-        let sample = |line: &'static str| {
-            let parts: Vec<&str> = line.split('\t').collect();
-            let [name, json, proto] = parts[..] else { panic!("malformed line {line:?}") };
-            let (rest, kind) = name.rsplit_once('.').unwrap();
-            let (group, version) = rest.rsplit_once('.').unwrap();
-            let group = if group == "core" { "" } else { group };
-            let facts =
-                facts::builtin().kind(group, version, kind).unwrap_or_else(|| panic!("no kind {name}"));
-            Sample {
-                name,
-                schema: facts.schema.clone(),
-                json: serde_json::from_str(json).unwrap(),
-                proto: STANDARD.decode(proto).unwrap(),
-            }
-        };
-        lines.map(sample).collect()
+        let folder = fixtures();
+        let mut paths: Vec<PathBuf> =
+            std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
+        paths.sort();
+        paths.into_iter().map(|path| sample(&path)).collect()
+    }
+
+    fn sample(path: &Path) -> Sample {
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let (rest, kind) = name.rsplit_once('.').unwrap();
+        let (group, version) = rest.rsplit_once('.').unwrap();
+        let group = if group == "core" { "" } else { group };
+        let facts = facts::builtin().kind(group, version, kind).unwrap_or_else(|| panic!("no kind {name}"));
+        Sample {
+            schema: facts.schema.clone(),
+            json: serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap(),
+            proto: std::fs::read(path.with_extension("pb")).unwrap(),
+            name,
+        }
     }
 
     #[test]
