@@ -5,14 +5,36 @@
 //! answered from the watch cache of [`cache`] as bytes. All resources share one path; what is particular to
 //! a kind lives in `isopod_rules::kinds`.
 
+mod apply;
 pub mod authn;
 pub mod authz;
 mod body;
 pub mod cache;
 mod config;
+pub mod context;
+mod discovery;
+mod flow;
+mod handlers;
+mod health;
 pub mod layers;
+mod leases;
 pub mod limits;
+mod metrics;
+pub mod negotiate;
+pub mod net;
+mod nonresource;
+pub mod options;
+mod pipeline;
+mod poststart;
+pub mod registry;
 pub mod request_info;
+mod respond;
+mod server;
+mod subresources;
+mod table;
 
 pub use body::{Body, BoxError, RequestBody};
 pub use config::{Config, ConfigError};
+pub use nonresource::GIT_VERSION;
+pub use pipeline::forbidden;
+pub use server::{ApiServer, Error};

@@ -158,7 +158,7 @@ mod tests {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (seed >> 33) as u32
         };
-        let mut map = Ordered::<Item>::default();
+        let mut map: Ordered<Item> = Ordered::default();
         let mut model = BTreeMap::new();
         let mut snapshot = None;
         for step in 0..20_000u32 {

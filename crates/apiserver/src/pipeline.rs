@@ -1,0 +1,257 @@
+//! The path of one request through the layers.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{HeaderValue, Request, Response};
+use isopod_api::identity::UserInfo;
+use isopod_api::status::Status;
+use isopod_client::InProcessIdentity;
+
+use crate::body::{Body, RequestBody};
+use crate::context::Ctx;
+use crate::layers::{Attributes, Decision, PeerCertificates};
+use crate::limits;
+use crate::request_info::RequestInfo;
+use crate::respond::{self, Answer};
+use crate::server::ApiServer;
+
+/// Paths that need no credentials: health and version.
+const ANONYMOUS: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
+
+impl ApiServer {
+    /// Answers one request. Never fails and never panics: what goes wrong becomes a `Status`.
+    pub fn handle(self: Arc<Self>, request: Request<RequestBody>) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(self.answer(request))
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<RequestBody>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let started = Instant::now();
+        let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query());
+        let headers = parts.headers.clone();
+        let audit_id = uuid::Uuid::new_v4().to_string();
+        let long = info.is_long_running();
+        let label = crate::metrics::Label::of(&info);
+        let serve = AssertUnwindSafe(Arc::clone(&self).serve_layers(parts, body, info)).catch_unwind();
+        let outcome = if long {
+            serve.await
+        } else {
+            match tokio::time::timeout(limits::REQUEST_TIMEOUT, serve).await {
+                Ok(outcome) => outcome,
+                Err(_) => Ok(Err(Status::timeout(
+                    "the server was unable to return a response in the time allotted, but may still be processing the request",
+                ))),
+            }
+        };
+        let mut response = match outcome {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => respond::status(&headers, &status),
+            Err(panic) => {
+                tracing::error!(panic = panic_text(&*panic), "a request handler panicked");
+                let status = Status::internal("this is a fault of the server; it has been logged");
+                respond::status(&headers, &status)
+            }
+        };
+        if let Ok(id) = HeaderValue::from_str(&audit_id) {
+            response.headers_mut().insert("audit-id", id);
+        }
+        crate::metrics::observe(&label, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn serve_layers(
+        self: Arc<Self>,
+        parts: http::request::Parts,
+        body: RequestBody,
+        info: RequestInfo,
+    ) -> Answer {
+        let user = self.authenticate(&parts).await?;
+        let user = self.impersonate(user, &parts.headers).await?;
+        let _seat = self.flow.seat(&info, &user).await?;
+        let ctx = Ctx::new(user, info, parts, self.clock.now());
+        self.authorize(&ctx).await?;
+        let ctx = Arc::new(ctx);
+        let answer = Arc::clone(&self).dispatch(Arc::clone(&ctx), body).await;
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(status) => respond::status(&ctx.parts.headers, &status),
+        };
+        for warning in ctx.take_warnings() {
+            let escaped = warning.replace('\\', "\\\\").replace('"', "\\\"");
+            if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{escaped}\"").as_bytes()) {
+                response.headers_mut().append(http::header::WARNING, value);
+            }
+        }
+        Ok(response)
+    }
+
+    /// Layer 1: who asks.
+    async fn authenticate(&self, parts: &http::request::Parts) -> Result<UserInfo, Status> {
+        if let Some(identity) = parts.extensions.get::<InProcessIdentity>() {
+            return Ok(identity.user().clone());
+        }
+        let nobody = PeerCertificates::default();
+        let peer = parts.extensions.get::<PeerCertificates>().unwrap_or(&nobody);
+        let mut refused = false;
+        for authenticator in &self.layers().authenticators {
+            match authenticator.authenticate(parts, peer).await {
+                Ok(Some(user)) => return Ok(user),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(authenticator = authenticator.name(), %error, "credentials refused");
+                    refused = true;
+                }
+            }
+        }
+        let path = parts.uri.path();
+        let open =
+            ANONYMOUS.iter().any(|a| path == *a || path.strip_prefix(a).is_some_and(|r| r.starts_with('/')));
+        if refused || !open { Err(Status::unauthorized()) } else { Ok(UserInfo::anonymous()) }
+    }
+
+    /// Layer 3: may they.
+    async fn authorize(&self, ctx: &Ctx) -> Result<(), Status> {
+        let attributes = attributes(ctx);
+        match self.layers().authorize(&ctx.user, &attributes).await {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                Err(forbidden(&ctx.user, &attributes, &reason))
+            }
+        }
+    }
+
+    /// Acts as another user if the request asks for that and the user may.
+    async fn impersonate(&self, user: UserInfo, headers: &http::HeaderMap) -> Result<UserInfo, Status> {
+        let text =
+            |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let name = text("impersonate-user");
+        let groups: Vec<String> = headers
+            .get_all("impersonate-group")
+            .iter()
+            .filter_map(|v| v.to_str().ok().map(str::to_owned))
+            .collect();
+        let uid = text("impersonate-uid");
+        let mut wanted = UserInfo { name, uid, groups, ..UserInfo::default() };
+        for (key, value) in headers {
+            if let (Some(key), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str())
+            {
+                let key = crate::request_info::percent_decode(key);
+                wanted.extra.entry(key).or_default().push(value.to_owned());
+            }
+        }
+        if wanted.name.is_empty() {
+            if wanted != UserInfo::default() {
+                return Err(Status::bad_request("impersonation of groups, uid or extra requires a user"));
+            }
+            return Ok(user);
+        }
+        for attributes in impersonation_questions(&wanted) {
+            if let Decision::Deny(reason) | Decision::NoOpinion(reason) =
+                self.layers().authorize(&user, &attributes).await
+            {
+                return Err(forbidden(&user, &attributes, &reason));
+            }
+        }
+        if let Some((namespace, name)) = wanted.as_service_account()
+            && wanted.groups.is_empty()
+        {
+            wanted.groups = UserInfo::service_account(namespace, name, "").groups;
+        }
+        let (all, none) =
+            (isopod_api::identity::GROUP_AUTHENTICATED, isopod_api::identity::GROUP_UNAUTHENTICATED);
+        let anonymous = wanted.name == isopod_api::identity::USER_ANONYMOUS;
+        let group = if anonymous { none } else { all };
+        if !wanted.in_group(group) {
+            wanted.groups.push(group.to_owned());
+        }
+        Ok(wanted)
+    }
+}
+
+/// What must be allowed for a user to act as another.
+fn impersonation_questions(wanted: &UserInfo) -> Vec<Attributes> {
+    let ask = |group: &str, resource: &str, namespace: &str, name: &str, sub: &str| Attributes {
+        verb: "impersonate".to_owned(),
+        group: group.to_owned(),
+        version: "v1".to_owned(),
+        resource: resource.to_owned(),
+        subresource: sub.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        is_resource: true,
+        ..Attributes::default()
+    };
+    let mut questions = Vec::new();
+    match wanted.as_service_account() {
+        Some((namespace, name)) => questions.push(ask("", "serviceaccounts", namespace, name, "")),
+        None => questions.push(ask("", "users", "", &wanted.name, "")),
+    }
+    questions.extend(wanted.groups.iter().map(|g| ask("", "groups", "", g, "")));
+    let authentication = "authentication.k8s.io";
+    if !wanted.uid.is_empty() {
+        questions.push(ask(authentication, "uids", "", &wanted.uid, ""));
+    }
+    for (key, values) in &wanted.extra {
+        questions.extend(values.iter().map(|v| ask(authentication, "userextras", "", v, key)));
+    }
+    questions
+}
+
+/// The question a request puts to the authorisers.
+pub(crate) fn attributes(ctx: &Ctx) -> Attributes {
+    let info = &ctx.info;
+    let selects = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+    let selector = |name: &str| if selects { ctx.query.get(name).to_owned() } else { String::new() };
+    // A GET that upgrades runs commands as much as a POST does.
+    let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
+    Attributes {
+        verb: if connects && info.verb == "get" { "create".to_owned() } else { info.verb.clone() },
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        namespace: info.namespace.clone(),
+        name: info.name.clone(),
+        path: info.path.clone(),
+        is_resource: info.is_resource,
+        field_selector: selector("fieldSelector"),
+        label_selector: selector("labelSelector"),
+    }
+}
+
+/// The refusal of an authoriser as upstream words it.
+pub fn forbidden(user: &UserInfo, attributes: &Attributes, reason: &str) -> Status {
+    let a = attributes;
+    let mut why = if a.is_resource {
+        let resource = match a.subresource.as_str() {
+            "" => a.resource.clone(),
+            sub => format!("{}/{sub}", a.resource),
+        };
+        let place = match a.namespace.as_str() {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace {namespace:?}"),
+        };
+        format!(
+            "User {:?} cannot {} resource {resource:?} in API group {:?} {place}",
+            user.name, a.verb, a.group
+        )
+    } else {
+        format!("User {:?} cannot {} path {:?}", user.name, a.verb, a.path)
+    };
+    if !reason.is_empty() {
+        why = format!("{why}: {reason}");
+    }
+    Status::forbidden(&a.group, &a.resource, &a.name, &why)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("of unknown content")
+}

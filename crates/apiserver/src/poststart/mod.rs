@@ -1,0 +1,34 @@
+//! The objects every cluster has, made when the server starts.
+
+use std::sync::Arc;
+
+use isopod_api::status::Status;
+use serde_json::json;
+
+use crate::server::ApiServer;
+
+/// Namespaces that exist in every cluster.
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Makes what is missing; safe to run by several servers at once.
+pub(crate) async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
+    for name in NAMESPACES {
+        ensure(server, "", "namespaces", "", json!({"metadata": {"name": name}})).await?;
+    }
+    Ok(())
+}
+
+/// Creates an object unless it exists.
+pub(crate) async fn ensure(
+    server: &ApiServer,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+    object: serde_json::Value,
+) -> Result<(), Status> {
+    match server.create_object(group, resource, namespace, object).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.reason == "AlreadyExists" => Ok(()),
+        Err(status) => Err(status),
+    }
+}

@@ -1,0 +1,96 @@
+//! Server-side tables: what `kubectl get` shows.
+
+use isopod_api::Value;
+use isopod_api::object::api_version;
+use isopod_rules::kinds::{Column, age};
+use serde_json::json;
+
+use crate::context::Ctx;
+use crate::registry::Resource;
+use crate::registry::list::Page;
+use crate::respond::partial_metadata;
+
+const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    description: "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically.",
+    priority: 0,
+};
+const AGE: Column = Column {
+    name: "Age",
+    kind: "string",
+    format: "",
+    description: "The time since the object was created.",
+    priority: 0,
+};
+
+/// Column definitions of a resource's tables.
+pub(crate) fn columns(resource: &Resource) -> Value {
+    let strategy = resource.stored.strategy;
+    let of = |c: &Column| {
+        json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description,
+            "priority": c.priority})
+    };
+    let mut columns: Vec<Value> = Vec::new();
+    if strategy.name_and_age {
+        columns.push(of(&NAME));
+        // Wide columns come after Age, as upstream orders them.
+        columns.extend(strategy.columns.iter().filter(|c| c.priority == 0).map(of));
+        columns.push(of(&AGE));
+        columns.extend(strategy.columns.iter().filter(|c| c.priority != 0).map(of));
+    } else {
+        columns.extend(strategy.columns.iter().map(of));
+    }
+    columns.into()
+}
+
+fn cells(resource: &Resource, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let strategy = resource.stored.strategy;
+    let own = (strategy.row)(object, now);
+    if !strategy.name_and_age {
+        return own;
+    }
+    let metadata = object.get("metadata");
+    let mut cells = vec![metadata.and_then(|m| m.get("name")).cloned().unwrap_or_default()];
+    let (mut shown, mut wide) = (Vec::new(), Vec::new());
+    for (cell, column) in own.into_iter().zip(strategy.columns) {
+        if column.priority == 0 { shown.push(cell) } else { wide.push(cell) }
+    }
+    cells.append(&mut shown);
+    cells.push(age(metadata.and_then(|m| m.get("creationTimestamp")), now).into());
+    cells.append(&mut wide);
+    cells
+}
+
+/// One row. `stored` is the object in the storage version, which the kind's rules read.
+pub(crate) fn row(ctx: &Ctx, resource: &Resource, stored: Value, version: &str) -> Value {
+    let cells = cells(resource, &stored, ctx.now);
+    let mut row = json!({"cells": cells});
+    match ctx.query.get("includeObject") {
+        "None" => {}
+        "Object" => row["object"] = resource.to_version(stored),
+        _ => row["object"] = partial_metadata(&stored, version),
+    }
+    row
+}
+
+/// A table of rows.
+pub(crate) fn table(resource: &Resource, rows: Vec<Value>, metadata: Value, version: &str) -> Value {
+    json!({"kind": "Table", "apiVersion": api_version("meta.k8s.io", version), "metadata": metadata,
+        "columnDefinitions": columns(resource), "rows": rows})
+}
+
+/// A table of one object, given in the requested version.
+pub(crate) fn single(ctx: &Ctx, resource: &Resource, object: Value, version: &str) -> Value {
+    let revision = object["metadata"]["resourceVersion"].clone();
+    let stored = resource.to_storage(object.clone()).unwrap_or(object);
+    let row = row(ctx, resource, stored, version);
+    table(resource, vec![row], json!({"resourceVersion": revision}), version)
+}
+
+/// A table of a list.
+pub(crate) fn list(ctx: &Ctx, resource: &Resource, page: &Page, metadata: Value, version: &str) -> Value {
+    let rows = page.entries.iter().map(|e| row(ctx, resource, e.object(), version)).collect();
+    table(resource, rows, metadata, version)
+}

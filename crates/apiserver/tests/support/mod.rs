@@ -1,0 +1,115 @@
+//! What the integration tests share: a server on a store in memory, and a client that sees raw answers.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+
+pub mod memory_store;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http_body_util::BodyExt as _;
+use isopod_api::Value;
+use isopod_api::identity::UserInfo;
+use isopod_apiserver::layers::{
+    Attributes, AuthenticationError, Authenticator, Authorizer, Decision, Layers, PeerCertificates,
+};
+use isopod_apiserver::{ApiServer, Config};
+
+/// Allows everything.
+pub struct AllowAll;
+
+#[async_trait]
+impl Authorizer for AllowAll {
+    fn name(&self) -> &'static str {
+        "AllowAll"
+    }
+    async fn authorize(&self, _: &UserInfo, _: &Attributes) -> Decision {
+        Decision::Allow(String::new())
+    }
+}
+
+/// Takes everybody for an administrator.
+pub struct Everyone;
+
+#[async_trait]
+impl Authenticator for Everyone {
+    fn name(&self) -> &'static str {
+        "Everyone"
+    }
+    async fn authenticate(
+        &self,
+        _: &http::request::Parts,
+        _: &PeerCertificates,
+    ) -> Result<Option<UserInfo>, AuthenticationError> {
+        Ok(Some(UserInfo::authenticated("everyone", &["system:masters"])))
+    }
+}
+
+/// A started server that allows everything, without admission plugins.
+pub async fn server() -> Arc<ApiServer> {
+    server_with(|_| {}).await
+}
+
+/// The same with other layers.
+pub async fn server_with(change: impl FnOnce(&mut Layers)) -> Arc<ApiServer> {
+    let config = Config::new("127.0.0.1".parse().unwrap(), 6443, "10.43.0.0/16".parse().unwrap());
+    let server = ApiServer::with_layers(config, memory_store::MemoryStore::new(), |mut layers| {
+        layers.authorizers = vec![Arc::new(AllowAll)];
+        layers.admission.clear();
+        change(&mut layers);
+        layers
+    })
+    .await
+    .unwrap();
+    server.start().await.unwrap();
+    server
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: u16,
+    pub headers: http::HeaderMap,
+    pub body: Value,
+    pub bytes: Vec<u8>,
+}
+
+/// A caller in the process.
+#[derive(Clone)]
+pub struct Caller(pub kube::Client);
+
+impl Caller {
+    pub fn new(server: &Arc<ApiServer>) -> Caller {
+        Caller(server.in_process(UserInfo::authenticated("tester", &["system:masters"])))
+    }
+
+    pub async fn send(&self, method: &str, uri: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let mut request = http::Request::builder().method(method).uri(uri);
+        for (key, value) in headers {
+            request = request.header(*key, *value);
+        }
+        let request = request.body(kube::client::Body::from(body)).unwrap();
+        let response = self.0.send(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes().to_vec();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answer { code: parts.status.as_u16(), headers: parts.headers, body, bytes }
+    }
+
+    pub async fn get(&self, uri: &str) -> Answer {
+        self.send("GET", uri, &[], Vec::new()).await
+    }
+    pub async fn post(&self, uri: &str, body: &Value) -> Answer {
+        self.send("POST", uri, &[("content-type", "application/json")], body.to_string().into_bytes()).await
+    }
+    pub async fn put(&self, uri: &str, body: &Value) -> Answer {
+        self.send("PUT", uri, &[("content-type", "application/json")], body.to_string().into_bytes()).await
+    }
+    pub async fn patch(&self, uri: &str, kind: &str, body: &Value) -> Answer {
+        let media = format!("application/{kind}");
+        self.send("PATCH", uri, &[("content-type", &media)], body.to_string().into_bytes()).await
+    }
+    pub async fn delete(&self, uri: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        self.send("DELETE", uri, &[("content-type", "application/json")], body).await
+    }
+}
