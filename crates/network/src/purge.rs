@@ -13,9 +13,7 @@ pub async fn purge(state_dir: &Path) -> Result<(), Error> {
         );
     }
     failures.extend(purge_links().await.err());
-    for dir in ["addresses"] {
-        failures.extend(removed(std::fs::remove_dir_all(state_dir.join(dir)), state_dir).err());
-    }
+    failures.extend(removed(std::fs::remove_dir_all(state_dir.join("addresses")), state_dir).err());
     failures.extend(removed(std::fs::remove_file(state_dir.join("pod-cidrs")), state_dir).err());
     // Only if nothing else lies in it.
     let _ = std::fs::remove_dir(state_dir);

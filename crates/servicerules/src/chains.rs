@@ -1,8 +1,8 @@
 //! The balancing chains: one for each kind of frontend, protocol and number of endpoints, shared by all Services.
 //!
 //! A chain `cluster-tcp-3` says "draw a slot of three and translate to the endpoint found there under the packet's
-//! own destination". Which endpoints those are is in the maps. Rules name one protocol each, since nft 1.0.6 (Debian
-//! 12) fails to read back a rule which names `th dport` in a concatenation after matching several protocols.
+//! own destination". Which endpoints those are is in the maps. There is a chain and a map for each protocol, since
+//! nft 1.0.6 (Debian 12) takes no rule whose protocol is not the one that the map was declared by.
 
 use crate::input::{Family, NodeView, Protocol};
 use std::fmt;
@@ -129,15 +129,15 @@ impl Chain {
             _ => format!("numgen random mod {count} offset {offset}"),
         };
         if self.front.is_node_port() {
-            format!("dnat {ip} to meta l4proto . {proto} dport . {slot} map @nodeport-endpoints")
+            format!("dnat {ip} to {proto} dport . {slot} map @nodeport-endpoints-{proto}")
         } else {
-            format!("dnat {ip} to {ip} daddr . meta l4proto . {proto} dport . {slot} map @endpoints")
+            format!("dnat {ip} to {ip} daddr . {proto} dport . {slot} map @endpoints-{proto}")
         }
     }
 
     fn remembered(&self) -> String {
         let (ip, proto) = (self.family.word(), self.protocol.word());
-        format!("dnat {ip} to {ip} daddr . meta l4proto . {proto} dport . {ip} saddr map @affinity")
+        format!("dnat {ip} to {ip} daddr . {proto} dport . {ip} saddr map @affinity-{proto}")
     }
 }
 
@@ -148,7 +148,7 @@ impl Learn {
     pub fn rules(&self) -> Vec<String> {
         let (ip, proto) = (self.family.word(), self.protocol.word());
         vec![format!(
-            "meta l4proto {proto} update @affinity {{ ct original {ip} daddr . meta l4proto . ct original proto-dst . \
+            "meta l4proto {proto} update @affinity-{proto} {{ ct original {ip} daddr . ct original proto-dst . \
              ct original {ip} saddr timeout {}s : {ip} daddr . {proto} dport }}",
             self.seconds
         )]

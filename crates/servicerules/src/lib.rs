@@ -13,6 +13,7 @@
 //! No clock, no files, no sockets, no randomness.
 #![warn(missing_docs)]
 
+pub mod affinity;
 pub mod chains;
 pub mod endpoints;
 pub mod input;
@@ -22,7 +23,7 @@ pub mod render;
 mod ruleset;
 
 pub use input::{Endpoint, Family, NodeView, Protocol, Service, ServicePort};
-pub use ruleset::{Ruleset, Transaction, purge_commands};
+pub use ruleset::{Frontend, Ruleset, Transaction, purge_commands};
 
 /// Name of the nft tables (one in family `ip`, one in `ip6`). Upstream's is `kube-proxy`; both may be present.
 pub const TABLE: &str = "isopod-proxy";

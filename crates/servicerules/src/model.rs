@@ -5,13 +5,13 @@ use crate::input::{Family, Protocol};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 
-/// A frontend: address, protocol and port.
+/// A frontend: address, protocol and port. Ordered by protocol first, since some maps are one a protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
-    /// Address.
-    pub ip: IpAddr,
     /// Transport protocol.
     pub protocol: Protocol,
+    /// Address.
+    pub ip: IpAddr,
     /// Port.
     pub port: u16,
 }
@@ -40,9 +40,9 @@ pub enum Key {
     Firewalled(Tuple),
     /// Set `firewall-allow`: a source range allowed at such a frontend.
     FirewallAllow(Tuple, IpNet),
-    /// Map `endpoints`: the endpoint in a slot of a frontend.
+    /// Map `endpoints-PROTOCOL`: the endpoint in a slot of a frontend.
     Endpoint(Tuple, u32),
-    /// Map `nodeport-endpoints`.
+    /// Map `nodeport-endpoints-PROTOCOL`.
     NodePortEndpoint(Port, u32),
     /// Map `affinity-ips`: frontends which learn the client's endpoint.
     AffinityIp(Tuple),
@@ -103,8 +103,16 @@ impl Key {
             Self::Hairpin(_) => "hairpin",
             Self::Firewalled(_) => "firewalled",
             Self::FirewallAllow(..) => "firewall-allow",
-            Self::Endpoint(..) => "endpoints",
-            Self::NodePortEndpoint(..) => "nodeport-endpoints",
+            Self::Endpoint(t, _) => match t.protocol {
+                Protocol::Tcp => "endpoints-tcp",
+                Protocol::Udp => "endpoints-udp",
+                Protocol::Sctp => "endpoints-sctp",
+            },
+            Self::NodePortEndpoint(p, _) => match p.protocol {
+                Protocol::Tcp => "nodeport-endpoints-tcp",
+                Protocol::Udp => "nodeport-endpoints-udp",
+                Protocol::Sctp => "nodeport-endpoints-sctp",
+            },
             Self::AffinityIp(_) => "affinity-ips",
             Self::AffinityNodePort(_) => "affinity-nodeports",
             Self::NoEndpointIp(_) => "no-endpoint-services",

@@ -5,7 +5,7 @@ use crate::input::{Family, NodePortAddresses, NodeView, Protocol};
 use crate::model::{Key, Port, Tuple, Value};
 use std::fmt::Write;
 
-/// Most clients remembered for session affinity in a family. Bounds kernel memory (about 150 bytes each); past it a
+/// Most clients remembered for session affinity in a family, for each protocol. Bounds kernel memory (about 150 bytes each); past it a
 /// new client is balanced like any other.
 pub const AFFINITY_CLIENTS_MAX: u32 = 1_048_576;
 
@@ -16,9 +16,9 @@ pub fn element(out: &mut String, key: &Key, value: Option<&Value>) {
         Key::Hairpin(ip) => write!(out, "{ip} . {ip}"),
         Key::Firewalled(t) | Key::AffinityIp(t) | Key::NoEndpointIp(t) | Key::ServiceIp(t) => tuple(out, t),
         Key::FirewallAllow(t, range) => tuple(out, t).and_then(|()| write!(out, " . {range}")),
-        Key::Endpoint(t, slot) => tuple(out, t).and_then(|()| write!(out, " . {slot}")),
+        Key::Endpoint(t, slot) => write!(out, "{} . {} . {slot}", t.ip, t.port),
         Key::AffinityNodePort(p) | Key::NoEndpointNodePort(p) | Key::ServiceNodePort(p) => port(out, p),
-        Key::NodePortEndpoint(p, slot) => port(out, p).and_then(|()| write!(out, " . {slot}")),
+        Key::NodePortEndpoint(p, slot) => write!(out, "{} . {slot}", p.port),
     };
     let result = result.and_then(|()| match value {
         None | Some(Value::Unit) => Ok(()),
@@ -61,33 +61,39 @@ pub fn skeleton(out: &mut String, family: Family, view: &NodeView) {
     line(out, &format!("delete table {word} {TABLE}"));
     line(out, &format!("add table {word} {TABLE} {{ comment \"Service rules of kube-proxy (isopod)\" ; }}"));
     let tuple = format!("type {addr} . inet_proto . inet_service");
-    // A slot has no data type of its own, so maps with a slot are declared by the expressions that look it up.
-    let slot = "tcp dport . numgen random mod 2";
-    let target = format!("{word} daddr . tcp dport");
     for (kind, name, body) in [
         ("set", "cluster-ips", format!("type {addr} ;")),
         ("set", "nodeport-ips", format!("type {addr} ;")),
         ("set", "hairpin", format!("type {addr} . {addr} ;")),
         ("set", "firewalled", format!("{tuple} ;")),
         ("set", "firewall-allow", format!("{tuple} . {addr} ; flags interval ;")),
-        ("map", "endpoints", format!("typeof {word} daddr . meta l4proto . {slot} : {target} ;")),
-        ("map", "nodeport-endpoints", format!("typeof meta l4proto . {slot} : {target} ;")),
         ("map", "affinity-ips", format!("{tuple} : verdict ;")),
         ("map", "affinity-nodeports", "type inet_proto . inet_service : verdict ;".into()),
         ("map", "no-endpoint-services", format!("{tuple} : verdict ;")),
         ("map", "no-endpoint-nodeports", "type inet_proto . inet_service : verdict ;".into()),
         ("map", "service-ips", format!("{tuple} : verdict ;")),
         ("map", "service-nodeports", "type inet_proto . inet_service : verdict ;".into()),
-        (
-            "map",
-            "affinity",
-            format!(
-                "typeof {word} daddr . meta l4proto . tcp dport . {word} saddr : {target} ; \
-                 flags dynamic,timeout ; size {AFFINITY_CLIENTS_MAX} ;"
-            ),
-        ),
     ] {
         line(out, &format!("add {kind} {word} {TABLE} {name} {{ {body} }}"));
+    }
+    for proto in Protocol::ALL {
+        let proto = proto.word();
+        // A slot has no data type of its own, so maps with a slot are declared by the expressions that look it up.
+        let slot = format!("{proto} dport . numgen random mod 2");
+        let target = format!("{word} daddr . {proto} dport");
+        for (name, body) in [
+            ("endpoints", format!("typeof {word} daddr . {slot} : {target} ;")),
+            ("nodeport-endpoints", format!("typeof {slot} : {target} ;")),
+            (
+                "affinity",
+                format!(
+                    "typeof {word} daddr . {proto} dport . {word} saddr : {target} ; \
+                     flags dynamic,timeout ; size {AFFINITY_CLIENTS_MAX} ;"
+                ),
+            ),
+        ] {
+            line(out, &format!("add map {word} {TABLE} {name}-{proto} {{ {body} }}"));
+        }
     }
     for (name, rules) in plain_chains(family, view) {
         chain(out, family, name, &rules);

@@ -9,11 +9,12 @@
 
 use crate::TABLE;
 use crate::chains::{Chain, Learn};
-use crate::input::{Family, NodeView};
-use crate::model::{Key, Value};
+use crate::input::{Family, NodeView, Protocol};
+use crate::model::{Key, Port, Tuple, Value};
 use crate::plan::{Elements, node_elements};
 use crate::render;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Balancing chains left without use which are tolerated before a full rendering sweeps them. They are never deleted
@@ -32,6 +33,35 @@ pub struct Transaction {
     pub operations: usize,
     /// Whether it makes everything afresh.
     pub full: bool,
+    /// UDP frontends whose endpoints changed: connections the kernel tracks may lead to an endpoint that is gone, and
+    /// for UDP nothing else will end them.
+    pub udp_frontends: BTreeSet<Frontend>,
+    /// Whether clients may be remembered for an endpoint that is gone.
+    pub stale_affinity: bool,
+}
+
+/// Where packets for a Service arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Frontend {
+    /// An address and port.
+    Ip(Tuple),
+    /// A port on the node's addresses.
+    NodePort(Port),
+}
+
+impl Frontend {
+    fn of(key: &Key) -> Option<Self> {
+        match key {
+            Key::ServiceIp(tuple) | Key::Endpoint(tuple, _) => Some(Self::Ip(*tuple)),
+            Key::ServiceNodePort(port) | Key::NodePortEndpoint(port, _) => Some(Self::NodePort(*port)),
+            _ => None,
+        }
+    }
+
+    fn is_udp(&self) -> bool {
+        let (Self::Ip(Tuple { protocol, .. }) | Self::NodePort(Port { protocol, .. })) = self;
+        *protocol == Protocol::Udp
+    }
 }
 
 /// Who wants an element, and with what value.
@@ -215,6 +245,8 @@ impl Ruleset {
         if self.installed.len() > self.used.len() + IDLE_CHAINS_MAX {
             return self.render_full();
         }
+        let udp_frontends = self.touched_udp();
+        let mut stale_affinity = false;
         let mut deletes = Vec::new();
         let mut adds = Vec::new();
         for (key, before) in std::mem::take(&mut self.touched) {
@@ -224,6 +256,7 @@ impl Ruleset {
             }
             if before.is_some() {
                 deletes.push((key, None));
+                stale_affinity |= self.is_remembered(&key);
             }
             if let Some(after) = after {
                 adds.push((key, Some(after)));
@@ -240,11 +273,12 @@ impl Ruleset {
         let operations = deletes.len() + adds.len();
         write_elements(&mut text, "delete", deletes);
         write_elements(&mut text, "add", adds);
-        Transaction { text, operations, full: false }
+        Transaction { text, operations, full: false, udp_frontends, stale_affinity }
     }
 
     /// The whole ruleset, replacing whatever is there under our table names.
     pub fn render_full(&mut self) -> Transaction {
+        let udp_frontends = self.touched_udp();
         self.touched.clear();
         self.installed = self.used.keys().copied().collect();
         let mut text = String::new();
@@ -257,7 +291,53 @@ impl Ruleset {
         let mut operations = 0;
         let all = self.elements().inspect(|_| operations += 1).map(|(key, value)| (key, Some(value)));
         write_elements(&mut text, "add", all);
-        Transaction { text, operations, full: true }
+        Transaction { text, operations, full: true, udp_frontends, stale_affinity: false }
+    }
+
+    fn touched_udp(&self) -> BTreeSet<Frontend> {
+        self.touched.keys().filter_map(Frontend::of).filter(Frontend::is_udp).collect()
+    }
+
+    /// Whether `key` is an endpoint which clients are remembered for.
+    fn is_remembered(&self, key: &Key) -> bool {
+        match key {
+            Key::Endpoint(tuple, _) => self.claims.contains_key(&Key::AffinityIp(*tuple)),
+            Key::NodePortEndpoint(port, _) => self.claims.contains_key(&Key::AffinityNodePort(*port)),
+            _ => false,
+        }
+    }
+
+    /// The endpoints in force at a frontend.
+    #[must_use]
+    pub fn endpoints_at(&self, frontend: &Frontend) -> BTreeSet<SocketAddr> {
+        let range = match *frontend {
+            Frontend::Ip(tuple) => Key::Endpoint(tuple, 0)..=Key::Endpoint(tuple, u32::MAX),
+            Frontend::NodePort(port) => {
+                Key::NodePortEndpoint(port, 0)..=Key::NodePortEndpoint(port, u32::MAX)
+            }
+        };
+        let values = self.claims.range(range).filter_map(|(_, claims)| claims.effective());
+        values
+            .filter_map(|value| match value {
+                Value::Endpoint(endpoint) => Some(endpoint),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Every UDP frontend.
+    #[must_use]
+    pub fn udp_frontends(&self) -> BTreeSet<Frontend> {
+        self.claims.keys().filter_map(Frontend::of).filter(Frontend::is_udp).collect()
+    }
+
+    /// The frontend that a packet to `tuple` was for: the address itself, else the node port.
+    #[must_use]
+    pub fn frontend(&self, tuple: Tuple) -> Frontend {
+        if self.claims.contains_key(&Key::ServiceIp(tuple)) {
+            return Frontend::Ip(tuple);
+        }
+        Frontend::NodePort(Port { family: Family::of(tuple.ip), protocol: tuple.protocol, port: tuple.port })
     }
 }
 
