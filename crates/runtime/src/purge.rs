@@ -1,0 +1,72 @@
+//! Removing everything, without a server: what `down --purge` and the end of a test do.
+
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cgroup::Cgroups;
+use crate::containers::unmount_all;
+use crate::error::Error;
+use crate::images::remove_tree;
+use crate::record::{ContainerRecord, SandboxRecord, directories, load};
+use crate::snapshot::unmount;
+
+/// Kills every container and shim of the runtime with these directories, unmounts what it mounted, and
+/// removes its control groups, its state and its data. No server may be running on them.
+pub fn purge(root: &Path, state: &Path) -> Result<(), Error> {
+    let cgroups = Cgroups::detect()?;
+    if root.join("containers").exists() {
+        for dir in directories(&root.join("containers"))? {
+            if let Ok((record, _)) = load::<ContainerRecord, isopod_cri::v1::ContainerConfig>(&dir) {
+                cgroups.kill(&record.cgroup);
+                cgroups.remove(&record.cgroup)?;
+            }
+            unmount_all(&dir)?;
+        }
+    }
+    if root.join("sandboxes").exists() {
+        for dir in directories(&root.join("sandboxes"))? {
+            let loaded = load::<SandboxRecord, isopod_cri::v1::PodSandboxConfig>(&dir);
+            if let Ok((record, _)) = loaded {
+                end_shim(&record, &state.join("s").join(&record.id));
+                cgroups.remove(&format!("/isopod/{}", record.id))?;
+            }
+        }
+    }
+    for entry in std::fs::read_dir(state.join("netns")).into_iter().flatten().flatten() {
+        unmount(&entry.path())?;
+    }
+    if state.join("s").exists() {
+        for dir in directories(&state.join("s"))? {
+            unmount(&dir.join("shm"))?;
+        }
+    }
+    for dir in [root, state] {
+        remove_tree(dir)?;
+    }
+    // Shared with other runtimes on this machine: they go with the last.
+    for group in ["/isopod", "/isopod-shim"] {
+        if cgroups.pids(group).is_empty() {
+            let _ = cgroups.remove(group);
+        }
+    }
+    Ok(())
+}
+
+/// Kills a shim, if the process of its number still is one.
+fn end_shim(record: &SandboxRecord, run_dir: &Path) {
+    let pid = record.shim_pid;
+    let Ok(cwd) = std::fs::read_link(format!("/proc/{pid}/cwd")) else { return };
+    if pid <= 0 || cwd != run_dir {
+        return;
+    }
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    // It must be gone before its mounts are.
+    for _ in 0..200 {
+        if kill(Pid::from_raw(pid), None).is_err() {
+            return;
+        }
+        crate::cgroup::pause(std::time::Duration::from_millis(5));
+    }
+}

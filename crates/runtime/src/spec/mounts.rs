@@ -1,0 +1,134 @@
+//! Mounts: what every container has, then those of its configuration, parents first.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
+
+use isopod_cri::v1::{ContainerConfig, LinuxContainerSecurityContext, Mount, MountPropagation};
+use serde_json::{Value, json};
+
+use super::Input;
+use crate::Error;
+use crate::error::Context;
+
+pub(super) fn mounts(
+    input: &Input<'_>,
+    security: &LinuxContainerSecurityContext,
+) -> Result<Vec<Value>, Error> {
+    // By target: a later mount at the same target replaces an earlier one.
+    let mut mounts: BTreeMap<(usize, String), Value> = BTreeMap::new();
+    let mut add = |target: &str, mount: Value| {
+        mounts.insert((Path::new(target).components().count(), target.to_owned()), mount);
+    };
+    for (target, mount) in base(input, security) {
+        add(target, mount);
+    }
+    for (target, source) in &input.files {
+        let options: &[&str] = if security.readonly_rootfs {
+            &["rbind", "rprivate", "ro"]
+        } else {
+            &["rbind", "rprivate", "rw"]
+        };
+        add(target, bind(target, source, options));
+    }
+    for (target, source) in &input.image_mounts {
+        add(target, bind(target, source, &["rbind", "rprivate", "ro"]));
+    }
+    for mount in input.container.mounts.iter().filter(|mount| mount.image.is_none()) {
+        let target = clean_target(&mount.container_path)?;
+        add(&target, from_cri(mount, &target)?);
+    }
+    Ok(mounts.into_values().collect())
+}
+
+fn base(input: &Input<'_>, security: &LinuxContainerSecurityContext) -> Vec<(&'static str, Value)> {
+    let access = if security.privileged { "rw" } else { "ro" };
+    let entry = |target, kind: &str, source: &str, options: &[&str]| {
+        (target, json!({"destination": target, "type": kind, "source": source, "options": options}))
+    };
+    let mut mounts = vec![
+        entry("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        entry("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        entry(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        entry("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        entry("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        entry("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+    ];
+    let shm = bind("/dev/shm", &input.shm, &["rbind", "rprivate", "nosuid", "nodev", "noexec", "rw"]);
+    mounts.push(("/dev/shm", shm));
+    mounts
+}
+
+fn bind(target: &str, source: &Path, options: &[&str]) -> Value {
+    json!({"destination": target, "type": "bind", "source": source, "options": options})
+}
+
+fn from_cri(mount: &Mount, target: &str) -> Result<Value, Error> {
+    if !mount.host_path.starts_with('/') {
+        return Err(Error::Invalid(format!(
+            "host path {:?} of mount {target} is not absolute",
+            mount.host_path
+        )));
+    }
+    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+        return Err(Error::Invalid(format!("mount {target}: id-mapped mounts are not supported")));
+    }
+    let source = Path::new(&mount.host_path);
+    if let Err(e) = std::fs::metadata(source) {
+        if e.kind() != std::io::ErrorKind::NotFound {
+            return Err(e).what(|| format!("read {}", source.display()));
+        }
+        std::fs::create_dir_all(source).what(|| format!("create {}", source.display()))?;
+    }
+    let propagation = match MountPropagation::try_from(mount.propagation) {
+        Ok(MountPropagation::PropagationHostToContainer) => "rslave",
+        Ok(MountPropagation::PropagationBidirectional) => "rshared",
+        _ => "rprivate",
+    };
+    let access = match (mount.readonly, mount.recursive_read_only) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, true) => {
+            return Err(Error::Invalid(format!("mount {target}: recursive_read_only needs readonly")));
+        }
+        (false, false) => "rw",
+    };
+    Ok(bind(target, source, &["rbind", propagation, access]))
+}
+
+/// The target as an absolute path without `.` and `..`.
+fn clean_target(path: &str) -> Result<String, Error> {
+    let mut clean = String::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(part) => {
+                clean.push('/');
+                clean.push_str(&part.to_string_lossy());
+            }
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(Error::Invalid(format!("mount target {path:?} contains ..")));
+            }
+        }
+    }
+    match clean.is_empty() {
+        true => Err(Error::Invalid(format!("mount target {path:?} is the root"))),
+        false => Ok(clean),
+    }
+}
+
+/// The root must propagate for a mount below it to.
+pub(super) fn rootfs_propagation(container: &ContainerConfig) -> Option<&'static str> {
+    let asks = |kind: MountPropagation| container.mounts.iter().any(|m| m.propagation == kind as i32);
+    if asks(MountPropagation::PropagationBidirectional) {
+        Some("rshared")
+    } else if asks(MountPropagation::PropagationHostToContainer) {
+        Some("rslave")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,103 @@
+//! Real containers: needs root, and leaves nothing behind.
+
+mod support;
+
+use isopod_cri::v1::*;
+use isopod_cri::{Code, RuntimeService};
+use support::{Node, container};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_from_start_to_end() {
+    let node = Node::new().await;
+    let sandbox = node.run_sandbox(&node.sandbox("pod")).await;
+    let mut config = container("main", "echo out; echo err >&2; echo $FROM_IMAGE $EXTRA $HOME; exit 7");
+    config.envs.push(KeyValue { key: "EXTRA".into(), value: b"given".to_vec() });
+    let id = node.create(&sandbox, config).await;
+    assert_eq!(node.status(&id).await.state, ContainerState::ContainerCreated as i32);
+    node.start(&id).await;
+    let status = node.wait_exit(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (7, "Error"));
+    assert!(status.created_at <= status.started_at && status.started_at <= status.finished_at);
+    let mut log = node.log("main.log");
+    log.sort();
+    assert_eq!(log, ["stderr F err", "stdout F out", "stdout F yes given /root"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_container_sees() {
+    let node = Node::new().await;
+    let sandbox = node.run_sandbox(&node.sandbox("pod")).await;
+    let id = node.create(&sandbox, container("main", "exec sleep 1000")).await;
+    node.start(&id).await;
+    let exec = async |script: &str| {
+        let (out, err, code) = node.exec(&id, script).await;
+        assert_eq!((err.as_str(), code), ("", 0), "{script}");
+        out
+    };
+    assert_eq!(exec("hostname; cat /etc/hostname").await, "pod\npod\n");
+    assert_eq!(
+        exec("cat /etc/resolv.conf").await,
+        "search default.svc.cluster.local\nnameserver 10.43.0.10\noptions ndots:5\n"
+    );
+    assert_eq!(
+        exec("pwd; cat /etc/second; ls /etc/gone 2>/dev/null || echo gone").await,
+        "/work/dir\nsecond\ngone\n"
+    );
+    assert_eq!(
+        exec("cat /proc/1/comm; ls /proc/self/fd | wc -l; ls /proc/1/fd | wc -l").await,
+        "sleep\n4\n3\n"
+    );
+    // The default filter holds for further processes too.
+    assert_eq!(exec("grep -h Seccomp: /proc/1/status /proc/self/status 2>/dev/null || busybox grep -h Seccomp: /proc/1/status /proc/self/status").await, "Seccomp:\t2\nSeccomp:\t2\n");
+    assert_eq!(
+        exec("busybox grep -h CapEff /proc/1/status /proc/self/status").await,
+        "CapEff:\t00000000a80425fb\nCapEff:\t00000000a80425fb\n"
+    );
+    assert_eq!(exec("touch /proc/sys/kernel/x 2>/dev/null || echo denied; cat /proc/keys; unshare -n true 2>/dev/null || echo denied").await, "denied\ndenied\n");
+    let (_, _, code) = node.exec(&id, "kill -9 $$").await;
+    assert_eq!(code, 137);
+    let request = ExecSyncRequest { container_id: id.clone(), cmd: vec!["nothere".into()], timeout: 10 };
+    let error = node.runtime.exec_sync(request).await.unwrap_err();
+    assert!(error.message.contains("executable file not found in $PATH"), "{error}");
+    let request =
+        ExecSyncRequest { container_id: id.clone(), cmd: vec!["sleep".into(), "77".into()], timeout: 1 };
+    assert_eq!(node.runtime.exec_sync(request).await.unwrap_err().code, Code::DeadlineExceeded);
+    assert_eq!(exec("ps | busybox grep -c '[s]leep 77' || true").await, "0\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_remove_and_start_errors() {
+    let node = Node::new().await;
+    let sandbox = node.run_sandbox(&node.sandbox("pod")).await;
+    let id =
+        node.create(&sandbox, container("term", "trap 'exit 3' TERM; while :; do sleep 0.05; done")).await;
+    node.start(&id).await;
+    let stop = |id: &str, timeout| StopContainerRequest { container_id: id.to_owned(), timeout };
+    node.runtime.stop_container(stop(&id, 10)).await.unwrap();
+    assert_eq!(node.status(&id).await.exit_code, 3);
+    node.runtime.stop_container(stop(&id, 10)).await.unwrap();
+    let id = node.create(&sandbox, container("kill", "trap '' TERM; while :; do sleep 0.05; done")).await;
+    node.start(&id).await;
+    node.runtime.stop_container(stop(&id, 1)).await.unwrap();
+    assert_eq!(node.status(&id).await.exit_code, 137);
+    let remove = |id: &str| RemoveContainerRequest { container_id: id.to_owned() };
+    node.runtime.remove_container(remove(&id)).await.unwrap();
+    node.runtime.remove_container(remove(&id)).await.unwrap();
+    let mut config = container("wrong", "");
+    config.command = vec!["/no/such/program".into()];
+    let id = node.create(&sandbox, config).await;
+    let error =
+        node.runtime.start_container(StartContainerRequest { container_id: id.clone() }).await.unwrap_err();
+    assert!(error.message.contains("no such file or directory"), "{error}");
+    let status = node.status(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
+    let request = StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() };
+    node.runtime.stop_pod_sandbox(request.clone()).await.unwrap();
+    node.runtime.stop_pod_sandbox(request).await.unwrap();
+    let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox.clone() };
+    node.runtime.remove_pod_sandbox(request.clone()).await.unwrap();
+    node.runtime.remove_pod_sandbox(request).await.unwrap();
+    assert!(
+        node.runtime.list_containers(ListContainersRequest::default()).await.unwrap().containers.is_empty()
+    );
+}
