@@ -14,9 +14,11 @@ mod config;
 mod engine;
 mod error;
 mod metrics;
+mod server;
 pub mod storage;
 mod wal;
 
 pub use config::{AutoCompaction, Config};
 pub use engine::{Engine, open, open_in};
 pub use error::OpenError;
+pub use server::{Listeners, serve};

@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use isopod_kv::{Error, Event, WatchCreateRequest};
+use isopod_kv::{Event, WatchCreateRequest};
 use isopod_mvcc::{Filters, KeyRange, State, WatchIndex};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -159,22 +159,6 @@ impl Watcher {
             self.synced = batch.next_revision > current;
             if !batch.events.is_empty() {
                 return Step::Events { events: batch.events, revision: current.min(self.cursor - 1) };
-            }
-        }
-    }
-
-    /// The next events, or the end of history.
-    ///
-    /// # Errors
-    /// The store has stopped.
-    pub(crate) async fn next(&mut self) -> Result<Step, Error> {
-        loop {
-            if self.shared.stopped.is_cancelled() {
-                return Err(Error::Stopped);
-            }
-            match self.step() {
-                Step::Idle { .. } => self.wait().await,
-                step => return Ok(step),
             }
         }
     }

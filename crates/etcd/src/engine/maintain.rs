@@ -14,7 +14,7 @@ use super::write::reply_of;
 use crate::checkpoint::Producer;
 
 /// The version reported to clients, which tells them what the API can do.
-pub const VERSION: &str = "3.6.0";
+pub(crate) const VERSION: &str = "3.6.0";
 /// Pieces of a backup that may wait for a slow client; each is a megabyte or so.
 const BACKUP_QUEUE: usize = 2;
 /// etcdctl takes a backup for whole if its length is a multiple of this plus that of the checksum.

@@ -2,6 +2,8 @@
 
 mod compactor;
 mod core;
+#[cfg(test)]
+mod crash_test;
 mod driver;
 mod hub;
 mod lease;
@@ -21,7 +23,9 @@ use parking_lot::Mutex;
 
 pub(crate) use self::core::Core;
 pub(crate) use hub::{Signal, Step, Watcher};
+pub(crate) use maintain::VERSION;
 pub(crate) use shared::Shared;
+pub(crate) use watch::compacted;
 
 use crate::config::Config;
 use crate::error::OpenError;

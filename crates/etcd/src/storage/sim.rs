@@ -25,6 +25,11 @@ pub enum Fault {
     },
     /// The next sync fails.
     SyncFails,
+    /// The machine dies after this many further operations that change something; every later one fails.
+    Dies {
+        /// Operations that still succeed.
+        after: usize,
+    },
 }
 
 /// The directory. Clones share it.
@@ -158,6 +163,18 @@ impl Disk {
         self.unsynced_names.push(change);
     }
 
+    /// Counts an operation that changes something; fails once the machine is dead.
+    fn operate(&mut self) -> io::Result<()> {
+        match &mut self.fault {
+            Some(Fault::Dies { after: 0 }) => Err(io::Error::other("the machine is dead")),
+            Some(Fault::Dies { after }) => {
+                *after -= 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn find(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -230,6 +247,7 @@ impl Storage for SimStorage {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn File>> {
         let mut disk = self.disk.lock();
+        disk.operate()?;
         if matches!(disk.fault, Some(Fault::Full { .. })) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -246,6 +264,7 @@ impl Storage for SimStorage {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut disk = self.disk.lock();
+        disk.operate()?;
         disk.find(from)?;
         disk.change(NameChange::Rename(from.to_owned(), to.to_owned()));
         Ok(())
@@ -253,6 +272,7 @@ impl Storage for SimStorage {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut disk = self.disk.lock();
+        disk.operate()?;
         disk.find(name)?;
         disk.change(NameChange::Remove(name.to_owned()));
         Ok(())
@@ -260,6 +280,7 @@ impl Storage for SimStorage {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut disk = self.disk.lock();
+        disk.operate()?;
         disk.durable_names = disk.names.clone();
         disk.unsynced_names.clear();
         Ok(())
@@ -303,21 +324,26 @@ impl File for SimFile {
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.with(|disk, file| {
+            let alive = disk.operate();
             let taken = match &mut disk.fault {
                 Some(Fault::Full { left }) => {
                     let taken = data.len().min(*left);
                     *left -= taken;
                     taken
                 }
+                // Death comes in the middle of a write.
+                Some(Fault::Dies { after: 0 }) if alive.is_err() => disk.random.next(data.len() + 1),
                 _ => data.len(),
             };
             disk.files[file].write(offset as usize, &data[..taken]);
+            alive?;
             if taken < data.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         })
     }
 
     fn allocate(&mut self, length: u64) -> io::Result<()> {
         self.with(|disk, file| {
+            disk.operate()?;
             if matches!(disk.fault, Some(Fault::Full { .. })) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
@@ -329,6 +355,7 @@ impl File for SimFile {
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         self.with(|disk, file| {
+            disk.operate()?;
             disk.files[file].resize(length as usize);
             Ok(())
         })
@@ -336,6 +363,7 @@ impl File for SimFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.with(|disk, file| {
+            disk.operate()?;
             if disk.fault == Some(Fault::SyncFails) {
                 disk.fault = None;
                 return Err(io::Error::other("input/output error"));

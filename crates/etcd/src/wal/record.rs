@@ -160,6 +160,8 @@ pub(crate) fn judge_tail(bytes: &[u8], offset: usize) -> Tail {
     }
     let end = match record_end(bytes, offset) {
         Ok(end) if end > bytes.len() => return Tail::Torn,
+        // A write that was cut short. No single flipped bit turns the end mark into this.
+        Ok(end) if bytes[end - 1] == 0 => return Tail::Torn,
         Ok(end) => end,
         Err(RecordError::Short) => return Tail::Torn,
         // The head itself is damaged or was never written: what it said of the length is not known.
