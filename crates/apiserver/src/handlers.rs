@@ -55,13 +55,16 @@ impl ApiServer {
         {
             return self.create_virtual(ctx, resource, &**handler, None, body).await;
         }
+        if facts_name(resource) == ("", "bindings") {
+            return subresources::create_binding(self, ctx, resource, body).await;
+        }
         match verb {
             "get" => self.get(ctx, resource).await,
             "list" => self.serve_list(ctx, resource).await,
             "watch" => self.serve_watch(ctx, resource).await,
             "create" => self.serve_create(ctx, resource, body).await,
-            "update" => self.serve_update(ctx, resource, Part::Object, body).await,
-            "patch" => self.serve_patch(ctx, resource, Part::Object, body).await,
+            "update" => self.serve_update(ctx, resource, Part::Object, None, body).await,
+            "patch" => self.serve_patch(ctx, resource, Part::Object, None, body).await,
             "delete" => self.serve_delete(ctx, resource, body).await,
             "deletecollection" => self.serve_delete_collection(ctx, resource, body).await,
             _ => Err(Status::method_not_allowed()),
@@ -127,12 +130,13 @@ impl ApiServer {
         respond::object(ctx, resource, 201, Shown::Value(created))
     }
 
-    /// PUT of an object or its status.
+    /// PUT of an object or a part of it.
     pub(crate) async fn serve_update(
         &self,
         ctx: &Arc<Ctx>,
         resource: &Arc<Resource>,
         part: Part,
+        project: Option<Project>,
         body: RequestBody,
     ) -> Answer {
         let options = WriteOptions::parse(&ctx.query, "UpdateOptions", false)?;
@@ -140,7 +144,7 @@ impl ApiServer {
         let object = decode_object(ctx, &bytes, resource, options.field_validation)?;
         let manager = Manager::of(ctx, &options);
         let write = self.write(ctx, resource, &options, &manager);
-        let mut change = |_: &Value| Ok(object.clone());
+        let mut change = |current: &Value| projected(project, object.clone(), current, ctx);
         let may_create = part == Part::Object && resource.stored.strategy.create_on_update;
         let mut absent = || {
             let mut new = object.clone();
@@ -159,12 +163,13 @@ impl ApiServer {
         respond::object(ctx, resource, code, Shown::Value(updated.object))
     }
 
-    /// PATCH of an object or its status.
+    /// PATCH of an object or a part of it.
     pub(crate) async fn serve_patch(
         &self,
         ctx: &Arc<Ctx>,
         resource: &Arc<Resource>,
         part: Part,
+        project: Option<Project>,
         body: RequestBody,
     ) -> Answer {
         let bytes = read_body(body).await?;
@@ -176,7 +181,10 @@ impl ApiServer {
         let updated = match &patch {
             Patch::Apply(document) => crate::apply::serve(&write, part, document).await?,
             ordinary => {
-                let mut change = |current: &Value| write.patched(ordinary, current, options.field_validation);
+                let mut change = |current: &Value| {
+                    let sent = write.patched(ordinary, current, options.field_validation)?;
+                    projected(project, sent, current, ctx)
+                };
                 write.update(part, &mut change, None).await?
             }
         };
@@ -258,6 +266,27 @@ impl ApiServer {
             system: false,
         }
     }
+}
+
+fn facts_name(resource: &Resource) -> (&'static str, &'static str) {
+    (resource.facts.group, resource.facts.plural)
+}
+
+/// Makes the object to store out of the one sent to a subresource and the current one.
+pub(crate) type Project = fn(&Value, &Value, &Ctx) -> Result<Value, Status>;
+
+/// Applies a projection, keeping the revision and uid that the client named.
+fn projected(project: Option<Project>, sent: Value, current: &Value, ctx: &Ctx) -> Result<Value, Status> {
+    let Some(project) = project else { return Ok(sent) };
+    let mut new = project(&sent, current, ctx)?;
+    let meta = child_mut(&mut new, "metadata");
+    for key in ["resourceVersion", "uid", "name", "namespace"] {
+        match sent.get("metadata").and_then(|m| m.get(key)) {
+            Some(value) => meta.insert(key.to_owned(), value.clone()),
+            None => meta.remove(key),
+        };
+    }
+    Ok(new)
 }
 
 /// Kinds whose delete answers with the object and not with a status.

@@ -23,6 +23,7 @@ mod metrics;
 pub mod negotiate;
 pub mod net;
 mod nonresource;
+mod openapi;
 pub mod options;
 mod pipeline;
 mod poststart;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::context::Ctx;
 use crate::respond::{self, Answer};
 use crate::server::ApiServer;
-use crate::{discovery, health, metrics};
+use crate::{discovery, health, metrics, openapi};
 
 /// Version of the API that is served.
 pub const GIT_VERSION: &str = "v1.36.3+isopod";
@@ -29,7 +29,8 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, ctx: &Arc<Ctx>) -> Answer {
             Ok(response)
         }
         ["healthz" | "livez" | "readyz", ..] => Ok(health::serve(server, ctx, &segments).await),
-        ["" | "api" | "apis" | "openapi", ..] => discovery::serve(server, ctx, &segments),
+        ["openapi", ..] => openapi::serve(server, ctx, &segments).await,
+        [] | ["" | "api" | "apis", ..] => discovery::serve(server, ctx, &segments),
         [".well-known", "openid-configuration"] | ["openid", "v1", "jwks"] => {
             let Some(tokens) = &server.config.authentication.service_accounts else {
                 return Err(Status::no_such_resource());

@@ -15,10 +15,11 @@ mod legacy;
 /// Documents made on demand.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
+    pub(crate) openapi: crate::openapi::Turn,
     aggregated: Mutex<std::collections::BTreeMap<&'static str, aggregated::Document>>,
 }
 
-/// Answers `/api`, `/apis` and below, `/openapi` and below, and `/`.
+/// Answers `/api`, `/apis` and below, and `/`.
 pub(crate) fn serve(server: &Arc<ApiServer>, ctx: &Ctx, segments: &[&str]) -> Answer {
     match segments {
         [] | [""] => Ok(respond::json_value(200, &legacy::root(server))),
