@@ -1,5 +1,7 @@
 //! Pods: initial status, quality of service, graceful deletion, and what an update may change.
 
+mod columns;
+
 use isopod_api::field::{Error, ErrorList, Path};
 use isopod_api::quantity::Quantity;
 use isopod_api::{Map, Value};
@@ -8,7 +10,9 @@ use serde_json::json;
 use super::shared::{at, int_at, list_at, str_at};
 use super::{Context, Strategy};
 
-pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
+pub(super) const STRATEGIES: &[&Strategy] = &[&POD, &POD_TEMPLATE];
+
+const POD: Strategy = Strategy {
     group: "",
     kind: "Pod",
     generation: true,
@@ -32,10 +36,23 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
         ("spec.hostNetwork", "spec.hostNetwork"),
         ("status.phase", "status.phase"),
         ("status.podIP", "status.podIP"),
+        ("status.podIPs", "status.podIP"),
         ("status.nominatedNodeName", "status.nominatedNodeName"),
     ],
+    columns: columns::POD,
+    row: columns::pod,
     ..Strategy::DEFAULT
-}];
+};
+
+const POD_TEMPLATE: Strategy = Strategy {
+    group: "",
+    kind: "PodTemplate",
+    generation: true,
+    columns: columns::POD_TEMPLATE,
+    row: columns::pod_template,
+    name_and_age: false,
+    ..Strategy::DEFAULT
+};
 
 fn prepare_for_create(pod: &mut Value, _: &Context<'_>) {
     pod["status"] = json!({"phase": "Pending", "qosClass": qos_class(pod)});
