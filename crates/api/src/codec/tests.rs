@@ -1,3 +1,5 @@
+//! Tests of `codec`.
+
 use super::*;
 use crate::facts;
 use serde_json::json;

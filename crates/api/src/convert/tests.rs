@@ -1,3 +1,5 @@
+//! Tests of `convert`.
+
 use super::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Tests of `defaults`.
+
 use super::*;
 use crate::codec::{self, FieldValidation, MediaType};
 use serde_json::json;

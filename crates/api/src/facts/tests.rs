@@ -1,3 +1,5 @@
+//! Tests of `facts`.
+
 use super::*;
 use crate::schema::ListType;
 

@@ -1,3 +1,5 @@
+//! Tests of `openapi`.
+
 use super::*;
 
 /// Every reference of a document leads somewhere.

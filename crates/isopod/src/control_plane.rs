@@ -1,0 +1,217 @@
+//! The control plane in one process: store, API server, controllers, scheduler.
+//!
+//! The parts meet where they would meet over the wire: the API server sees a `Store`, everyone else sees the API
+//! server through a client with an identity of their own, to which authorisation applies.
+
+use crate::config::{Config, OutsideEtcd};
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use isopod_api::identity::{GROUP_NODES, UserInfo};
+use isopod_apiserver::ApiServer;
+use isopod_client::{Clock, Informers, SystemClock};
+use isopod_kv::Store;
+use isopod_pki::Pki;
+use isopod_pki::tls::{Clients, ServingCertificate};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// How often certificates are looked at; they are renewed long before they expire.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// A running control plane.
+pub(crate) struct ControlPlane {
+    pub(crate) api: Arc<ApiServer>,
+    pub(crate) pki: Arc<Pki>,
+    /// Ends when any part fails.
+    pub(crate) parts: JoinSet<Result<()>>,
+}
+
+/// What the certificates have to say about this machine.
+pub(crate) fn pki_config(config: &Config) -> isopod_pki::Config {
+    let mut names = vec![config.node_name.clone()];
+    let mut addresses = vec![config.node_ip];
+    if !config.bind_address.is_unspecified() {
+        addresses.push(config.bind_address);
+    }
+    for san in &config.tls_san {
+        match san.parse::<IpAddr>() {
+            Ok(address) => addresses.push(address),
+            Err(_) => names.push(san.clone()),
+        }
+    }
+    isopod_pki::Config {
+        directory: config.data_dir.join("pki"),
+        node_name: config.node_name.clone(),
+        server_names: names,
+        node_addresses: addresses,
+        service_address: config.kubernetes_service_ip(),
+        cluster_domain: config.cluster_domain.clone(),
+    }
+}
+
+async fn store(config: &Config) -> Result<Arc<dyn Store>> {
+    match &config.etcd {
+        Some(etcd) => outside_store(etcd).await,
+        None => {
+            let directory = config.data_dir.join("etcd");
+            let engine = isopod_etcd::open(isopod_etcd::Config {
+                name: config.node_name.clone(),
+                ..isopod_etcd::Config::new(directory)
+            })
+            .context("open the store")?;
+            Ok(engine)
+        }
+    }
+}
+
+async fn outside_store(etcd: &OutsideEtcd) -> Result<Arc<dyn Store>> {
+    crate::parts::etcd_client(&etcd.servers, etcd.ca.as_deref(), etcd.cert.as_deref(), etcd.key.as_deref())
+        .await
+}
+
+fn api_config(config: &Config, pki: &Pki) -> Result<isopod_apiserver::Config> {
+    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+    let tokens = isopod_apiserver::authn::ServiceAccountTokens::new(
+        &issuer,
+        &[],
+        &pki.service_account_key_pem,
+        std::slice::from_ref(&pki.service_account_public_key_pem),
+    )
+    .context("service account keys")?;
+    let mut api = isopod_apiserver::Config::new(config.node_ip, config.https_port, config.service_cidr);
+    api.kubelet_tls = Some(isopod_pki::tls::client_config(
+        pki.serving_ca.certificate_pem(),
+        Some(&pki.apiserver_kubelet_client),
+        &["http/1.1"],
+    )?);
+    api.authentication.client_ca_pem = pki.client_ca.certificate_pem().to_owned();
+    api.authentication.front_proxy_ca_pem = pki.front_proxy_ca.certificate_pem().to_owned();
+    api.authentication.front_proxy_names = vec!["front-proxy-client".into()];
+    api.authentication.service_accounts = Some(Arc::new(tokens));
+    api.authentication.bootstrap_tokens = true;
+    Ok(api)
+}
+
+/// The identity of a component that speaks in-process.
+fn component(name: &str) -> UserInfo {
+    UserInfo::authenticated(name, &[])
+}
+
+impl ControlPlane {
+    /// Starts everything. Listens before anything is written, so that an occupied port leaves the data untouched.
+    pub(crate) async fn start(config: &Config, shutdown: &CancellationToken) -> Result<Self> {
+        let address = SocketAddr::new(config.bind_address, config.https_port);
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} (--bind-address, --https-port)"))?;
+        let pki = isopod_pki::ensure(&pki_config(config), SystemClock.now()).context("certificates")?;
+        let store = store(config).await?;
+        let api = ApiServer::new(api_config(config, &pki)?, store).await.context("start the API server")?;
+        let serving = ServingCertificate::new(&pki.apiserver)?;
+        let hint = format!("{}{}", pki.client_ca.certificate_pem(), pki.front_proxy_ca.certificate_pem());
+        let clients = Clients::Optional { hint_pem: hint };
+        let tls = isopod_pki::tls::server_config(serving.clone(), &clients, &["h2", "http/1.1"])?;
+
+        let mut parts = JoinSet::new();
+        let (server, stop) = (api.clone(), shutdown.clone());
+        parts.spawn(async move {
+            server.serve(listener, tls, stop).await;
+            Ok(())
+        });
+        api.start().await.context("start the API server")?;
+        info!(%address, "API server is ready");
+        let mut plane = ControlPlane { api, pki: Arc::new(pki), parts };
+        plane.write_kubeconfig(config)?;
+        plane.run_controllers(config, shutdown);
+        plane.renew_certificates(config, serving, shutdown);
+        Ok(plane)
+    }
+
+    fn write_kubeconfig(&self, config: &Config) -> Result<()> {
+        let text = isopod_pki::kubeconfig(
+            crate::user_kubeconfig::NAME,
+            &config.local_url(),
+            self.pki.serving_ca.certificate_pem(),
+            "isopod-admin",
+            &isopod_pki::Credentials::Certificate(&self.pki.admin),
+        );
+        isopod_pki::write_private(&config.kubeconfig, text.as_bytes())
+            .with_context(|| format!("write {}", config.kubeconfig.display()))?;
+        crate::status::remember_kubeconfig(&config.data_dir, &config.kubeconfig)
+    }
+
+    /// A client with the identity of a node's kubelet.
+    pub(crate) fn kubelet_client(&self, node: &str) -> kube::Client {
+        self.api.in_process(UserInfo::authenticated(format!("system:node:{node}"), &[GROUP_NODES]))
+    }
+    /// A client with a component's identity, such as `system:kube-proxy`.
+    pub(crate) fn client(&self, user: &str) -> kube::Client {
+        self.api.in_process(component(user))
+    }
+
+    fn run_controllers(&mut self, config: &Config, shutdown: &CancellationToken) {
+        let manager = self.client("system:kube-controller-manager");
+        let informers = Informers::new(manager.clone(), shutdown.clone());
+        let scheduler = isopod_scheduler::run(
+            isopod_scheduler::Config::default(),
+            self.client("system:kube-scheduler"),
+            informers.clone(),
+            shutdown.clone(),
+        );
+        self.parts.spawn(async move { scheduler.await.context("kube-scheduler") });
+        let api = self.api.clone();
+        let clients: isopod_controller_manager::Clients = Arc::new(move |name: &str| {
+            api.in_process(match name {
+                "kube-controller-manager" => component("system:kube-controller-manager"),
+                controller => UserInfo::service_account("kube-system", controller, ""),
+            })
+        });
+        let manager_config = controller_config(config, &self.pki);
+        let stop = shutdown.clone();
+        self.parts.spawn(async move {
+            isopod_controller_manager::run(manager_config, clients, informers, stop)
+                .await
+                .context("kube-controller-manager")
+        });
+    }
+
+    /// Renews certificates in time; a new serving certificate is used at once.
+    fn renew_certificates(
+        &mut self,
+        config: &Config,
+        serving: Arc<ServingCertificate>,
+        shutdown: &CancellationToken,
+    ) {
+        let (pki_config, stop) = (pki_config(config), shutdown.clone());
+        self.parts.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(CERTIFICATE_CHECK) => {}
+                }
+                let pki = isopod_pki::ensure(&pki_config, SystemClock.now()).context("renew certificates")?;
+                if !pki.changed.is_empty() {
+                    info!(renewed = ?pki.changed, "certificates renewed");
+                    serving.replace(&pki.apiserver)?;
+                }
+            }
+        });
+    }
+}
+
+fn controller_config(config: &Config, pki: &Pki) -> isopod_controller_manager::Config {
+    let range = |net: &IpNet| vec![*net];
+    isopod_controller_manager::Config {
+        allocate_node_cidrs: true,
+        cluster_cidrs: range(&config.cluster_cidr),
+        service_cidrs: range(&config.service_cidr),
+        root_ca: Some(pki.serving_ca.certificate_pem().to_owned()),
+        node_monitor_grace_period: config.node_monitor_grace_period,
+        ..isopod_controller_manager::Config::default()
+    }
+}

@@ -1,0 +1,78 @@
+//! `isopod server`: control plane and node in one process.
+
+use crate::cli::ServerArgs;
+use crate::config::Config;
+use crate::control_plane::ControlPlane;
+use crate::{agent, lifecycle, process};
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Time that the parts have to stop after they were asked to.
+const STOP_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Keeps a second server off the same data.
+fn lock(config: &Config) -> Result<Flock<File>> {
+    let path = config.data_dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            bail!("data directory {} is in use by another server", config.data_dir.display())
+        }
+        Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+}
+
+/// Waits for the signal to stop.
+pub(crate) async fn stop_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Runs until a signal or until a part fails.
+pub(crate) async fn run(args: ServerArgs) -> Result<()> {
+    let config = Config::load(args)?;
+    if config.agent && !nix::unistd::geteuid().is_root() {
+        bail!("running containers needs root (--disable-agent runs the control plane alone)");
+    }
+    lifecycle::private_directory(&config.data_dir)?;
+    let _lock = lock(&config)?;
+    process::write_pid_file(&config.data_dir)?;
+    let shutdown = CancellationToken::new();
+    let _cancel = shutdown.clone().drop_guard();
+    let mut plane = ControlPlane::start(&config, &shutdown).await?;
+    if config.agent {
+        agent::start(&config, &mut plane, &shutdown).await?;
+    }
+    let failed = tokio::select! {
+        signal = stop_signal() => {
+            signal?;
+            info!("stopping");
+            None
+        }
+        ended = plane.parts.join_next() => Some(ended),
+    };
+    shutdown.cancel();
+    let stopped = async { while plane.parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_TIME_MAX, stopped).await.is_err() {
+        warn!("some parts did not stop within {STOP_TIME_MAX:?}");
+    }
+    plane.api.stop();
+    process::remove_pid_file(&config.data_dir);
+    match failed {
+        None => Ok(()),
+        Some(Some(Ok(Ok(())))) | Some(None) => bail!("a part ended unasked"),
+        Some(Some(Ok(Err(error)))) => Err(error),
+        Some(Some(Err(panic))) => Err(panic).context("a part panicked"),
+    }
+}
