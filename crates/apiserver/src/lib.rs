@@ -31,6 +31,7 @@ pub mod registry;
 pub mod request_info;
 mod respond;
 mod server;
+mod services;
 mod subresources;
 mod table;
 

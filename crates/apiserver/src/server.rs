@@ -1,7 +1,7 @@
 //! The server: what lives as long as the process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use isopod_api::identity::UserInfo;
 use isopod_client::clock::{Clock, SystemClock};
@@ -34,6 +34,7 @@ pub enum Error {
 
 /// The Kubernetes API server.
 pub struct ApiServer {
+    me: Weak<ApiServer>,
     pub(crate) config: Config,
     registry: Registry,
     layers: OnceLock<Layers>,
@@ -66,7 +67,8 @@ impl ApiServer {
     ) -> Result<Arc<ApiServer>, Error> {
         config.validate()?;
         let registry = Registry::new(store, &config.storage_prefix, config.storage_json);
-        let server = Arc::new(ApiServer {
+        let server = Arc::new_cyclic(|me| ApiServer {
+            me: Weak::clone(me),
             registry,
             layers: OnceLock::new(),
             clock: Arc::new(SystemClock),
@@ -122,6 +124,11 @@ impl ApiServer {
     /// A client in this process that enters the same layers in the name of `user`.
     pub fn in_process(self: &Arc<Self>, user: UserInfo) -> kube::Client {
         isopod_client::in_process(crate::net::in_process::Service::new(Arc::clone(self)), user)
+    }
+
+    /// The server itself, for work that may outlive a request.
+    pub(crate) fn me(&self) -> Weak<ApiServer> {
+        Weak::clone(&self.me)
     }
 
     /// The resources.

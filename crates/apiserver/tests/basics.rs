@@ -100,3 +100,86 @@ async fn watch_sees_transitions() {
     assert_eq!(old.body["object"]["code"], 410);
     server.stop();
 }
+
+#[tokio::test]
+async fn services_get_addresses_and_ports() {
+    let server = server().await;
+    let caller = Caller::new(&server);
+    let services = "/api/v1/namespaces/default/services";
+    let kubernetes = caller.get(&format!("{services}/kubernetes")).await.body;
+    assert_eq!(kubernetes["spec"]["clusterIP"], "10.43.0.1");
+    let spec = json!({"selector": {"a": "b"}, "type": "NodePort", "ports": [{"port": 80}]});
+    let made = caller.post(services, &json!({"metadata": {"name": "a"}, "spec": spec})).await;
+    assert_eq!(made.code, 201, "{:?}", made.body);
+    let ip = made.body["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    assert!(ip.starts_with("10.43."), "{ip}");
+    assert_eq!(made.body["spec"]["ipFamilies"], json!(["IPv4"]));
+    let port = made.body["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+    assert!((30_000..=32_767).contains(&port));
+    let address = format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}");
+    assert_eq!(caller.get(&address).await.body["spec"]["parentRef"]["name"], "a");
+
+    let taken = json!({"metadata": {"name": "b"}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}});
+    let refused = caller.post(services, &taken).await;
+    assert_eq!(refused.code, 422);
+    assert!(refused.body["message"].as_str().unwrap().ends_with("provided IP is already allocated"));
+    let ports = json!([{"port": 80, "nodePort": port}]);
+    let taken = json!({"metadata": {"name": "b"}, "spec": {"type": "NodePort", "ports": ports}});
+    let refused = caller.post(services, &taken).await;
+    assert_eq!(refused.body["details"]["causes"][0]["field"], "spec.ports[0].nodePort");
+
+    // An old manifest without addresses keeps them.
+    let again = caller.put(&format!("{services}/a"), &json!({"metadata": {"name": "a"}, "spec": spec})).await;
+    assert_eq!((&again.body["spec"]["clusterIP"], again.code), (&json!(ip), 200), "{:?}", again.body);
+    assert_eq!(again.body["spec"]["ports"][0]["nodePort"], port);
+    assert_eq!(caller.delete(&format!("{services}/a"), &json!(null)).await.code, 200);
+    assert_eq!(caller.get(&address).await.code, 404);
+    let free = json!({"metadata": {"name": "b"}, "spec": {"type": "NodePort", "clusterIP": ip,
+        "ports": [{"port": 80, "nodePort": port}]}});
+    assert_eq!(caller.post(services, &free).await.code, 201);
+    server.stop();
+}
+
+#[tokio::test]
+async fn subresources() {
+    let server = server().await;
+    let caller = Caller::new(&server);
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"replicas": 2,
+        "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}}, "status": {"replicas": 9}});
+    let base = "/apis/apps/v1/namespaces/default/deployments";
+    let made = caller.post(base, &deployment).await.body;
+    assert_eq!((&made["metadata"]["generation"], &made["status"]), (&json!(1), &json!({})), "{made}");
+    let scale = caller.get(&format!("{base}/d/scale")).await.body;
+    assert_eq!((&scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!(2), &json!("a=b")));
+    let patch = json!({"spec": {"replicas": 5}});
+    assert_eq!(caller.patch(&format!("{base}/d/scale"), "merge-patch+json", &patch).await.code, 200);
+    let status = json!({"status": {"replicas": 3}, "spec": {"replicas": 7}});
+    let got = caller.patch(&format!("{base}/d/status"), "merge-patch+json", &status).await.body;
+    assert_eq!((&got["spec"]["replicas"], &got["status"]["replicas"]), (&json!(5), &json!(3)));
+    assert_eq!(got["metadata"]["generation"], 2);
+
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(caller.post(pods, &pod).await.code, 201);
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(caller.post(&format!("{pods}/p/binding"), &binding).await.code, 201);
+    let twice = caller.post(&format!("{pods}/p/binding"), &binding).await;
+    assert_eq!(twice.code, 409);
+    let bound = caller.get(&format!("{pods}?fieldSelector=spec.nodeName%3Dn1")).await.body;
+    assert_eq!(bound["items"][0]["status"]["conditions"][0]["type"], "PodScheduled");
+    // A pod on a node is marked, and goes with the kubelet's second delete.
+    let marked = caller.delete(&format!("{pods}/p"), &json!(null)).await.body;
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+    assert_eq!(caller.get(&format!("{pods}/p")).await.code, 200);
+    caller.delete(&format!("{pods}/p"), &json!({"gracePeriodSeconds": 0})).await;
+    assert_eq!(caller.get(&format!("{pods}/p")).await.code, 404);
+
+    let gone = caller.delete("/api/v1/namespaces/kube-public", &json!(null)).await.body;
+    assert_eq!(gone["status"]["phase"], "Terminating");
+    let empty =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-public"}, "spec": {}});
+    assert_eq!(caller.put("/api/v1/namespaces/kube-public/finalize", &empty).await.code, 200);
+    assert_eq!(caller.get("/api/v1/namespaces/kube-public").await.code, 404);
+    server.stop();
+}

@@ -1,5 +1,7 @@
 //! The objects every cluster has, made when the server starts.
 
+mod kubernetes_service;
+
 use std::sync::Arc;
 
 use isopod_api::status::Status;
@@ -15,6 +17,9 @@ pub(crate) async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     for name in NAMESPACES {
         ensure(server, "", "namespaces", "", json!({"metadata": {"name": name}})).await?;
     }
+    kubernetes_service::create(server).await?;
+    tokio::spawn(kubernetes_service::keep(Arc::clone(server)));
+    tokio::spawn(crate::services::repair::run(Arc::clone(server)));
     Ok(())
 }
 

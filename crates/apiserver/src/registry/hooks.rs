@@ -11,19 +11,30 @@ impl ApiServer {
     /// Last step before an object is written: allocations that must not happen twice.
     pub(crate) async fn before_store(
         &self,
-        _write: &Write<'_>,
-        _new: &mut Value,
-        _old: Option<&Value>,
-        _rollbacks: &mut Rollbacks,
+        write: &Write<'_>,
+        new: &mut Value,
+        old: Option<&Value>,
+        rollbacks: &mut Rollbacks,
     ) -> Result<(), Status> {
+        if write.resource.stored.kind == "Service" && write.subresource.is_empty() {
+            self.allocate(new, old, rollbacks, write.options.dry_run).await?;
+        }
         Ok(())
     }
 
     /// After an object has changed.
-    pub(crate) async fn after_update(&self, _stored: &Stored, _new: &Value, _old: &Value) {}
+    pub(crate) async fn after_update(&self, stored: &Stored, new: &Value, old: &Value) {
+        if stored.kind == "Service" {
+            self.release_unused(old, Some(new)).await;
+        }
+    }
 
     /// After an object is gone.
-    pub(crate) async fn after_delete(&self, _stored: &Stored, _object: &Value) {}
+    pub(crate) async fn after_delete(&self, stored: &Stored, object: &Value) {
+        if stored.kind == "Service" {
+            self.release_unused(object, None).await;
+        }
+    }
 
     /// The store lease that a kind's objects are written under; 0 for objects that stay.
     pub(crate) async fn lease_for(&self, stored: &Stored) -> Result<i64, Status> {

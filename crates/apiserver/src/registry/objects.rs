@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use isopod_api::Value;
 use isopod_api::identity::{GROUP_MASTERS, UserInfo};
 use isopod_api::status::Status;
@@ -51,68 +52,75 @@ impl ApiServer {
         Ctx::new(user, RequestInfo::default(), parts, self.clock.now())
     }
 
-    /// Creates an object (in the storage version) in the server's own name.
-    pub(crate) async fn create_object(
-        &self,
-        group: &str,
-        resource: &str,
-        namespace: &str,
+    /// Creates an object (in the storage version) in the server's own name. Boxed, as the other writes here:
+    /// allocations write objects on the path of a write.
+    pub(crate) fn create_object<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
         mut object: Value,
-    ) -> Result<Value, Status> {
-        let resource = self.storage_resource(group, resource)?;
-        let ctx = self.system_ctx();
-        let options = no_options();
-        let manager = Manager::of(&ctx, &options);
-        let stored = &resource.stored;
-        if let Some(map) = object.as_object_mut() {
-            map.insert("apiVersion".to_owned(), stored.api_version().into());
-            map.insert("kind".to_owned(), stored.kind.into());
-        }
-        let normal = isopod_api::codec::normalize(object, &stored.schema, options.field_validation)
-            .map_err(|e| Status::internal(e.bad_request(stored.kind, stored.version)))?;
-        let mut object = normal.value;
-        isopod_api::defaults::apply(stored.group, stored.version, stored.kind, &mut object);
-        let write = self.system_write(&ctx, &resource, namespace, "", &options, &manager);
-        write.create(object).await
+    ) -> BoxFuture<'a, Result<Value, Status>> {
+        Box::pin(async move {
+            let resource = self.storage_resource(group, resource)?;
+            let ctx = self.system_ctx();
+            let options = no_options();
+            let manager = Manager::of(&ctx, &options);
+            let stored = &resource.stored;
+            if let Some(map) = object.as_object_mut() {
+                map.insert("apiVersion".to_owned(), stored.api_version().into());
+                map.insert("kind".to_owned(), stored.kind.into());
+            }
+            let normal = isopod_api::codec::normalize(object, &stored.schema, options.field_validation)
+                .map_err(|e| Status::internal(e.bad_request(stored.kind, stored.version)))?;
+            let mut object = normal.value;
+            isopod_api::defaults::apply(stored.group, stored.version, stored.kind, &mut object);
+            let write = self.system_write(&ctx, &resource, namespace, "", &options, &manager);
+            write.create(object).await
+        })
     }
 
     /// Changes an object in the server's own name; `change` gives `None` to leave it as it is.
-    pub(crate) async fn update_object(
-        &self,
-        group: &str,
-        resource: &str,
-        namespace: &str,
-        name: &str,
-        change: &mut (dyn FnMut(Value) -> Result<Option<Value>, Status> + Send),
-    ) -> Result<Value, Status> {
-        let resource = self.storage_resource(group, resource)?;
-        let ctx = self.system_ctx();
-        let options = no_options();
-        let manager = Manager::of(&ctx, &options);
-        let write = self.system_write(&ctx, &resource, namespace, name, &options, &manager);
-        let mut step = |current: &Value| Ok(change(current.clone())?.unwrap_or_else(|| current.clone()));
-        Ok(write.update(Part::Subresource, &mut step, None).await?.object)
+    pub(crate) fn update_object<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+        change: &'a mut (dyn FnMut(Value) -> Result<Option<Value>, Status> + Send + 'a),
+    ) -> BoxFuture<'a, Result<Value, Status>> {
+        Box::pin(async move {
+            let resource = self.storage_resource(group, resource)?;
+            let ctx = self.system_ctx();
+            let options = no_options();
+            let manager = Manager::of(&ctx, &options);
+            let write = self.system_write(&ctx, &resource, namespace, name, &options, &manager);
+            let mut step = |current: &Value| Ok(change(current.clone())?.unwrap_or_else(|| current.clone()));
+            Ok(write.update(Part::Subresource, &mut step, None).await?.object)
+        })
     }
 
     /// Deletes an object in the server's own name, at once.
-    pub(crate) async fn delete_object(
-        &self,
-        group: &str,
-        resource: &str,
-        namespace: &str,
-        name: &str,
-    ) -> Result<(), Status> {
-        let resource = self.storage_resource(group, resource)?;
-        let ctx = self.system_ctx();
-        let options = no_options();
-        let manager = Manager::of(&ctx, &options);
-        let write = self.system_write(&ctx, &resource, namespace, name, &options, &manager);
-        let delete = super::delete::DeleteOptions { grace_seconds: Some(0), ..Default::default() };
-        match write.delete(&delete).await {
-            Ok(_) => Ok(()),
-            Err(status) if status.code == 404 => Ok(()),
-            Err(status) => Err(status),
-        }
+    pub(crate) fn delete_object<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            let resource = self.storage_resource(group, resource)?;
+            let ctx = self.system_ctx();
+            let options = no_options();
+            let manager = Manager::of(&ctx, &options);
+            let write = self.system_write(&ctx, &resource, namespace, name, &options, &manager);
+            let delete = super::delete::DeleteOptions { grace_seconds: Some(0), ..Default::default() };
+            match write.delete(&delete).await {
+                Ok(_) => Ok(()),
+                Err(status) if status.code == 404 => Ok(()),
+                Err(status) => Err(status),
+            }
+        })
     }
 
     fn system_write<'a>(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isopod_api::codec::proto;
+use isopod_api::codec::{self, proto};
 use isopod_api::convert::convert;
 use isopod_api::facts::{self, ResourceFacts};
 use isopod_api::schema::Schema;
@@ -92,6 +92,8 @@ pub struct Stored {
     pub schema: Schema,
     /// The watch cache.
     pub cache: Arc<Cache>,
+    /// The status of a new object, as a decoder gives an empty one.
+    pub empty_status: Option<Value>,
     json: bool,
 }
 
@@ -117,7 +119,10 @@ impl Stored {
             index: filter::indexed_field(facts.kind),
             decode: decoder(facts),
         });
+        let empty = codec::normalize(serde_json::json!({}), &schema, codec::FieldValidation::Ignore);
+        let empty_status = empty.ok().and_then(|d| d.value.get("status").cloned());
         Stored {
+            empty_status,
             group: facts.storage_group,
             version: facts.storage_version,
             plural: facts.plural,

@@ -162,7 +162,7 @@ impl Write<'_> {
         let rules = self.ctx.rules(self.subresource);
         let strategy = stored.strategy;
         if stored.has_status && !strategy.keep_status_on_create {
-            reset_status(object);
+            put_or_remove(object, "status", stored.empty_status.clone());
         }
         (strategy.prepare_for_create)(object, &rules);
         let mut errors = meta::validate(object, stored.namespaced, strategy.name);
@@ -273,13 +273,6 @@ fn put_or_remove(object: &mut Value, key: &str, value: Option<Value>) {
         Some(value) => map.insert(key.to_owned(), value),
         None => map.remove(key),
     };
-}
-
-/// Empties the status of a new object, in the form a decoder gives it.
-fn reset_status(object: &mut Value) {
-    if let Some(map) = object.as_object_mut() {
-        map.remove("status");
-    }
 }
 
 /// Counts a change of anything but metadata and status.

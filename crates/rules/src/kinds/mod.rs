@@ -24,7 +24,7 @@ mod policy;
 mod rbac;
 mod resourcequota;
 mod secret;
-mod service;
+pub mod service;
 mod serviceaccount;
 mod storage;
 
