@@ -1,5 +1,7 @@
 //! What each kind of object obeys beyond its schema, and who may do what: pure functions over values.
 #![warn(missing_docs)]
 
+pub mod admission;
 pub mod kinds;
+pub mod quota;
 pub mod rbac;
