@@ -23,6 +23,9 @@ mod server;
 mod watch;
 pub mod zone;
 
+#[cfg(test)]
+mod dig;
+
 pub use config::Config;
 
 use isopod_client::Informers;

@@ -45,9 +45,18 @@ impl Resolver {
         Self { zone, forwarder, turn: AtomicUsize::new(0) }
     }
 
-    /// Answers from what is known here; takes microseconds and never waits.
-    pub(crate) fn begin(&self, request: &[u8]) -> Step {
-        let request = match Message::from_vec(request) {
+    /// Answers from what is known here; takes microseconds and never waits. Also says how many bytes the answer may
+    /// have over UDP.
+    pub(crate) fn begin(&self, request: &[u8]) -> (Step, usize) {
+        let parsed = Message::from_vec(request);
+        let edns = parsed.as_ref().ok().and_then(|message| message.edns.as_ref());
+        let payload = edns
+            .map_or(PAYLOAD_BYTES_MIN, |edns| edns.max_payload().clamp(PAYLOAD_BYTES_MIN, UDP_PAYLOAD_BYTES));
+        (self.begin_parsed(parsed, request), usize::from(payload))
+    }
+
+    fn begin_parsed(&self, parsed: Result<Message, impl Sized>, request: &[u8]) -> Step {
+        let request = match parsed {
             Ok(request) => request,
             // Without a header there is nobody to answer; with one, it is told.
             Err(_) => match request.get(..4) {
@@ -61,7 +70,7 @@ impl Resolver {
         if request.metadata.message_type != MessageType::Query {
             return Step::Ignore;
         }
-        let mut answer = blank_answer(&request);
+        let answer = blank_answer(&request);
         let refuse = |mut answer: Message, code| {
             answer.metadata.response_code = code;
             Step::Done(answer)
@@ -70,11 +79,7 @@ impl Resolver {
             return refuse(answer, ResponseCode::NotImp);
         }
         if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
-            // The upper bits of this code travel in the OPT record.
-            if let Some(edns) = &mut answer.edns {
-                edns.set_rcode_high(1);
-            }
-            return Step::Done(answer);
+            return refuse(answer, ResponseCode::BADVERS);
         }
         let [query] = &request.queries[..] else {
             return refuse(answer, ResponseCode::FormErr);
@@ -182,12 +187,6 @@ fn merge(mut answer: Message, upstream: Message) -> Message {
     answer.add_authorities(upstream.authorities);
     answer.add_additionals(upstream.additionals);
     answer
-}
-
-/// The payload that a request allows for its answer over UDP.
-pub(crate) fn payload_limit(request: &[u8]) -> u16 {
-    let edns = Message::from_vec(request).ok().and_then(|message| message.edns);
-    edns.map_or(PAYLOAD_BYTES_MIN, |edns| edns.max_payload().clamp(PAYLOAD_BYTES_MIN, UDP_PAYLOAD_BYTES))
 }
 
 /// Encodes an answer in at most `limit` bytes: additional records go first; if it is still too long, it is cut and

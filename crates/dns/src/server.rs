@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::config::Config;
-use crate::resolve::{Resolver, Step, encode, payload_limit};
+use crate::resolve::{Resolver, Step, encode};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,9 +102,8 @@ async fn serve_udp(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) {
                 continue;
             }
         };
-        let request = &buffer[..length];
-        let limit = usize::from(payload_limit(request));
-        match resolver.begin(request) {
+        let (step, limit) = resolver.begin(&buffer[..length]);
+        match step {
             Step::Ignore => {}
             Step::Done(answer) => {
                 if let Some(bytes) = encode(answer, limit) {
@@ -152,7 +151,7 @@ async fn converse(mut stream: TcpStream, resolver: &Resolver) -> std::io::Result
         let length = timeout(IDLE_TIMEOUT, stream.read_u16()).await??;
         let mut request = vec![0; usize::from(length)];
         timeout(IDLE_TIMEOUT, stream.read_exact(&mut request)).await??;
-        let answer = match resolver.begin(&request) {
+        let answer = match resolver.begin(&request).0 {
             Step::Ignore => return Ok(()),
             Step::Done(answer) => answer,
             Step::Forward(pending) => resolver.finish(pending, true).await,

@@ -187,12 +187,14 @@ impl Asked<'_> {
         let mut additionals = Vec::new();
         for (port, target, ips) in targets {
             let target = self.absolute(&target);
-            for ip in ips.into_iter().take(ADDITIONALS_MAX - additionals.len().min(ADDITIONALS_MAX)) {
-                additionals.push(self.address_record(target.clone(), ip));
+            for ip in ips {
+                let record = self.address_record(target.clone(), ip);
+                if additionals.len() < ADDITIONALS_MAX && !additionals.contains(&record) {
+                    additionals.push(record);
+                }
             }
             answers.push(self.record(RData::SRV(SRV::new(0, weight, port, target))));
         }
-        additionals.dedup();
         rotate(&mut answers, self.turn);
         Lookup::Records(answers, additionals)
     }
