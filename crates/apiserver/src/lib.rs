@@ -34,6 +34,7 @@ mod server;
 mod services;
 mod subresources;
 mod table;
+mod tunnel;
 
 pub use body::{Body, BoxError, RequestBody};
 pub use config::{Config, ConfigError};

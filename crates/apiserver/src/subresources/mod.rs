@@ -17,6 +17,7 @@ use crate::registry::Resource;
 use crate::registry::write::Part;
 use crate::respond::{self, Answer, Shown};
 use crate::server::ApiServer;
+use crate::tunnel;
 
 /// Subresources that write a part of their object: plural, name, and what the part is.
 const PARTS: &[(&str, &str, Project)] = &[
@@ -51,6 +52,10 @@ pub(crate) async fn serve(
         None => (Part::Status, None),
     };
     match (sub.name, verb) {
+        ("log", "get") | ("exec" | "attach" | "portforward", "get" | "create") => {
+            tunnel::kubelet::serve(server, ctx, resource).await
+        }
+        ("proxy", _) => tunnel::proxy::serve(server, ctx, resource, body).await,
         ("scale", _) => scale::serve(server, ctx, resource, body).await,
         ("binding", "create") => binding::serve(server, ctx, resource, body).await,
         ("eviction", "create") => eviction::serve(server, ctx, resource, body).await,
