@@ -31,7 +31,11 @@ pub(crate) struct ControlLoop {
     synced: Vec<Wait>,
     context: Context,
     workers: usize,
+    on_write: Option<OnWrite>,
 }
+
+/// Told of each write before it is sent (`true`), and when it failed (`false`).
+type OnWrite = Box<dyn Fn(&Write, bool) + Send + Sync>;
 
 impl ControlLoop {
     /// `name` is upstream's of the controller, and that of its service account.
@@ -44,11 +48,17 @@ impl ControlLoop {
             synced: Vec::new(),
             workers: context.config.concurrent_syncs,
             context: context.clone(),
+            on_write: None,
         }
     }
 
     pub(crate) fn workers(&mut self, workers: usize) {
         self.workers = workers;
+    }
+
+    /// Lets the controller keep account of its own writes.
+    pub(crate) fn on_write(&mut self, hook: impl Fn(&Write, bool) + Send + Sync + 'static) {
+        self.on_write = Some(Box::new(hook));
     }
 
     /// The loop starts only once this informer has its first list.
@@ -143,6 +153,7 @@ impl ControlLoop {
             queue: self.queue,
             expectations: self.expectations,
             owned: self.owned,
+            on_write: self.on_write,
             executor,
             work,
         });
@@ -182,6 +193,7 @@ struct Worker {
     queue: WorkQueue<ObjectKey>,
     expectations: Arc<Expectations<ObjectKey>>,
     owned: HashSet<Resource>,
+    on_write: Option<OnWrite>,
     executor: Arc<Executor>,
     work: Work,
 }
@@ -234,6 +246,9 @@ struct Ledger<'a> {
 
 impl Observer for Ledger<'_> {
     fn starting(&self, plan: &Plan) {
+        if let Some(hook) = &self.worker.on_write {
+            plan.actions().for_each(|action| hook(&action.write, true));
+        }
         let (mut creations, mut deletions) = (0, Vec::new());
         for action in plan.actions().filter(|a| self.worker.owned.contains(&a.write.target().resource)) {
             match &action.write {
@@ -248,6 +263,9 @@ impl Observer for Ledger<'_> {
     }
 
     fn fell_through(&self, write: &Write) {
+        if let Some(hook) = &self.worker.on_write {
+            hook(write, false);
+        }
         if !self.worker.owned.contains(&write.target().resource) {
             return;
         }

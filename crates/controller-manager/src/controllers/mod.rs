@@ -3,8 +3,10 @@
 mod deployment;
 mod endpoints;
 mod garbage;
+mod job;
 mod namespace;
 mod node;
+mod pod_gc;
 mod replicaset;
 mod service_account;
 
@@ -33,6 +35,9 @@ pub(crate) const ALL: &[(&str, Register)] = &[
     ("node-ipam-controller", node::register_ipam),
     ("node-lifecycle-controller", node::register_lifecycle),
     ("taint-eviction-controller", node::register_eviction),
+    ("job-controller", job::register_jobs),
+    ("ttl-after-finished-controller", job::register_ttl),
+    ("pod-garbage-collector-controller", pod_gc::register),
     ("garbage-collector-controller", garbage::register),
 ];
 
