@@ -25,6 +25,8 @@ pub(crate) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A control loop under construction.
 pub(crate) struct ControlLoop {
     name: &'static str,
+    account: &'static str,
+    component: &'static str,
     pub(crate) queue: WorkQueue<ObjectKey>,
     expectations: Arc<Expectations<ObjectKey>>,
     owned: HashSet<Resource>,
@@ -38,10 +40,12 @@ pub(crate) struct ControlLoop {
 type OnWrite = Box<dyn Fn(&Write, bool) + Send + Sync>;
 
 impl ControlLoop {
-    /// `name` is upstream's of the controller, and that of its service account.
+    /// `name` is that of the queue and, unless told otherwise, of the service account and the events' source.
     pub(crate) fn new(context: &Context, name: &'static str) -> Self {
         Self {
             name,
+            account: name,
+            component: name,
             queue: WorkQueue::new(name),
             expectations: Arc::default(),
             owned: HashSet::new(),
@@ -50,6 +54,16 @@ impl ControlLoop {
             context: context.clone(),
             on_write: None,
         }
+    }
+
+    /// The service account, where it is not named like the queue.
+    pub(crate) fn account(&mut self, account: &'static str) {
+        self.account = account;
+    }
+
+    /// The source of events, where upstream's is not named like the queue.
+    pub(crate) fn component(&mut self, component: &'static str) {
+        self.component = component;
     }
 
     pub(crate) fn workers(&mut self, workers: usize) {
@@ -147,7 +161,7 @@ impl ControlLoop {
     }
 
     fn start(self, work: Work) -> Running {
-        let executor = Arc::new(Executor::new(self.context.client(self.name), self.name));
+        let executor = Arc::new(Executor::new(self.context.client(self.account), self.component));
         let worker = Arc::new(Worker {
             name: self.name,
             queue: self.queue,

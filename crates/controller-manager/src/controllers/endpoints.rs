@@ -136,6 +136,7 @@ fn slices_of(slices: &Store<EndpointSlice>, key: &ObjectKey, manager: &str) -> V
 
 pub(crate) fn register_slices(context: &Context) -> Option<Running> {
     let mut control = ControlLoop::new(context, "endpointslice-controller");
+    control.component("endpoint-slice-controller");
     let (services, pods) = feed_pods(&mut control, context);
     let slices = context.informers.get::<EndpointSlice>();
     index_slices(&slices);
@@ -188,7 +189,8 @@ pub(crate) fn register_endpoints(context: &Context) -> Option<Running> {
 }
 
 pub(crate) fn register_mirroring(context: &Context) -> Option<Running> {
-    let mut control = ControlLoop::new(context, "endpointslice-mirroring-controller");
+    let mut control = ControlLoop::new(context, "endpointslicemirroring-controller");
+    control.component("endpoint-slice-mirroring-controller");
     let services = context.informers.get::<Service>();
     let endpoints = context.informers.get::<Endpoints>();
     let slices = context.informers.get::<EndpointSlice>();

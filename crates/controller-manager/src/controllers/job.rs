@@ -53,7 +53,11 @@ pub(crate) fn register_jobs(context: &Context) -> Option<Running> {
     let ledger = released.clone();
     control.on_write(move |write, sent| {
         if let Some(uid) = released_pod(write) {
-            if sent { ledger.lock().insert(uid) } else { ledger.lock().remove(&uid) };
+            if sent {
+                ledger.lock().insert(uid)
+            } else {
+                ledger.lock().remove(&uid)
+            };
         }
     });
     let orphans = register_orphans(context);
@@ -112,9 +116,8 @@ pub(crate) fn register_ttl(context: &Context) -> Option<Running> {
     let jobs = context.informers.get::<Job>();
     let mut control = ControlLoop::new(context, "ttl-after-finished-controller");
     control.on(&jobs, |queue, change| {
-        let wants = |job: &Job| {
-            job.spec.as_ref().is_some_and(|spec| spec.ttl_seconds_after_finished.is_some())
-        };
+        let wants =
+            |job: &Job| job.spec.as_ref().is_some_and(|spec| spec.ttl_seconds_after_finished.is_some());
         if !matches!(change, Change::Deleted(_)) && wants(change.object()) {
             queue.add(change.key());
         }

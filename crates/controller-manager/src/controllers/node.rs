@@ -22,6 +22,8 @@ use crate::context::Context;
 use crate::control_loop::{ControlLoop, Running};
 use crate::executor::{Executor, Unobserved};
 
+/// Service account of all node controllers.
+const ACCOUNT: &str = "node-controller";
 /// Namespace of the nodes' Leases.
 const LEASES: &str = "kube-node-lease";
 /// Nodes written to at once by the monitor.
@@ -52,6 +54,8 @@ pub(crate) fn register_ipam(context: &Context) -> Option<Running> {
     let nodes = context.informers.get::<Node>();
     let ranges = Arc::new(Mutex::new(allocator(&context.config)));
     let mut control = ControlLoop::new(context, "node-ipam-controller");
+    control.account(ACCOUNT);
+    control.component("cidrAllocator");
     control.workers(1);
     let known = ranges.clone();
     control.on(&nodes, move |queue, change| {
@@ -83,6 +87,8 @@ pub(crate) fn register_ipam(context: &Context) -> Option<Running> {
 pub(crate) fn register_lifecycle(context: &Context) -> Option<Running> {
     let nodes = context.informers.get::<Node>();
     let mut control = ControlLoop::new(context, "node-lifecycle-controller");
+    control.account(ACCOUNT);
+    control.component("node-controller");
     control.of(&nodes);
     let store = nodes.store();
     let clock = context.clone();
@@ -109,7 +115,7 @@ async fn monitor(context: Context) {
         () = synced => {}
     }
     let (nodes, pods, leases) = (nodes.store(), pods.store(), leases.store());
-    let executor = Executor::new(context.client("node-lifecycle-controller"), "node-controller");
+    let executor = Executor::new(context.client(ACCOUNT), "node-controller");
     let seconds = |time: Duration| jiff::SignedDuration::try_from(time).unwrap_or(jiff::SignedDuration::MAX);
     let config = &context.config;
     let mut state = Monitor::new(Settings {
@@ -159,6 +165,7 @@ pub(crate) fn register_eviction(context: &Context) -> Option<Running> {
     let pods = context.informers.get::<Pod>();
     index_pods_by_node(&pods);
     let mut control = ControlLoop::new(context, "taint-eviction-controller");
+    control.account(ACCOUNT);
     let store = nodes.store();
     let scheduled: Arc<Mutex<HashSet<ObjectKey>>> = Arc::default();
     let announced = scheduled.clone();

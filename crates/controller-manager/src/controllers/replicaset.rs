@@ -42,7 +42,7 @@ pub(crate) fn register_replica_sets(context: &Context) -> Option<Running> {
 
 pub(crate) fn register_replication_controllers(context: &Context) -> Option<Running> {
     let controllers = context.informers.get::<ReplicationController>();
-    Some(register(context, "replicationcontroller-controller", &controllers, |_| Vec::new()))
+    Some(register(context, "replication-controller", &controllers, |_| Vec::new()))
 }
 
 fn register<O>(

@@ -62,7 +62,8 @@ pub(crate) fn register_token_secrets(context: &Context) -> Option<Running> {
             .into_iter()
             .collect()
     });
-    let mut control = ControlLoop::new(context, "serviceaccount-token-controller");
+    let mut control = ControlLoop::new(context, "serviceaccount-tokens-controller");
+    control.account(crate::SELF);
     control.of(&secrets);
     let by_account = secrets.store();
     control.on(&accounts, move |queue, change| {
