@@ -1,0 +1,69 @@
+//! The client of `grpc.health.v1.Health/Check`, for gRPC probes.
+
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use isopod_podplan::probe::Outcome;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request};
+use tonic_prost::ProstCodec;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthCheckRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthCheckResponse {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// SERVING in `HealthCheckResponse.ServingStatus`.
+const SERVING: i32 = 1;
+
+/// Asks the server at `ip:port` for the health of `service`.
+pub(crate) async fn check(ip: &str, port: i32, service: String, limit: Duration) -> Outcome {
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let address = format!("{host}:{port}");
+    let connect_failed = || {
+        Outcome::Failure(format!(
+            "timeout: failed to connect service {address:?} within {}s",
+            limit.as_secs()
+        ))
+    };
+    let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
+        Ok(endpoint) => endpoint.connect_timeout(limit).user_agent("kube-probe/1.36"),
+        Err(e) => return Outcome::Error(e.to_string()),
+    };
+    let Ok(endpoint) = endpoint else { return connect_failed() };
+    let call = async {
+        let channel = endpoint.connect().await.map_err(|_| None)?;
+        let mut client = tonic::client::Grpc::new(channel);
+        client.ready().await.map_err(|_| None)?;
+        let codec: ProstCodec<HealthCheckRequest, HealthCheckResponse> = ProstCodec::default();
+        let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
+        let request = Request::new(HealthCheckRequest { service: service.clone() });
+        client.unary(request, path, codec).await.map_err(Some)
+    };
+    match tokio::time::timeout(limit, call).await {
+        Ok(Ok(answer)) if answer.get_ref().status == SERVING => Outcome::Success(None),
+        Ok(Ok(answer)) => {
+            let status = match answer.get_ref().status {
+                2 => "NOT_SERVING",
+                3 => "SERVICE_UNKNOWN",
+                _ => "UNKNOWN",
+            };
+            Outcome::Failure(format!("service unhealthy (responded with {status:?})"))
+        }
+        Ok(Err(Some(status))) if status.code() == Code::Unimplemented => Outcome::Failure(
+            "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".into(),
+        ),
+        Ok(Err(Some(status))) => Outcome::Failure(format!("error: health rpc failed: {}", status.message())),
+        Ok(Err(None)) => connect_failed(),
+        Err(_) => {
+            Outcome::Failure(format!("timeout: health rpc did not complete within {}s", limit.as_secs()))
+        }
+    }
+}
