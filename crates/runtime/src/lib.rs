@@ -21,6 +21,7 @@ pub mod shim;
 mod snapshot;
 mod spec;
 mod status;
+mod streams;
 mod usage;
 
 pub use error::Error;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use isopod_cri::PodNetwork;
 use isopod_cri::v1::{ContainerConfig, ContainerEventResponse, PodSandboxConfig};
+use isopod_streaming::StreamingServer;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{broadcast, watch};
 
@@ -15,6 +16,7 @@ use crate::error::{Context, Error};
 use crate::images::ImageStore;
 use crate::record::{ContainerRecord, SandboxRecord, save};
 use crate::spec::Node;
+use crate::streams::Processes;
 use crate::usage::CpuSample;
 
 /// Events that a subscriber may be behind. One that is further behind lists anew, as it does when it starts.
@@ -37,6 +39,9 @@ pub struct Config {
     pub oci_runtime: Option<String>,
     /// Registries (`host:port`) to speak plain HTTP to. Those on this machine need no mention.
     pub insecure_registries: Vec<String>,
+    /// What URLs of the streaming server begin with. Only clients outside of this process look at it: see
+    /// [`Runtime::serve_streaming`].
+    pub streaming_url: String,
 }
 
 impl std::fmt::Debug for Config {
@@ -70,6 +75,7 @@ pub(crate) struct Inner {
     pub(crate) sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     pub(crate) containers: RwLock<HashMap<String, Arc<Container>>>,
     pub(crate) events: broadcast::Sender<ContainerEventResponse>,
+    streaming: std::sync::OnceLock<StreamingServer>,
 }
 
 /// A sandbox.
@@ -128,9 +134,33 @@ impl Runtime {
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
             events: broadcast::channel(EVENTS_MAX).0,
+            streaming: std::sync::OnceLock::new(),
         });
+        let backend = Arc::new(Processes(Arc::downgrade(&inner)));
+        let _ = inner.streaming.set(StreamingServer::new(backend, &inner.config.streaming_url));
         inner.recover().await?;
         Ok(Self { inner })
+    }
+
+    /// Serves exec, attach and port-forward to kubelets outside of this process: on `listener`, which must be
+    /// on loopback and be what `streaming_url` says, until `shutdown` completes.
+    pub async fn serve_streaming(
+        &self,
+        listener: tokio::net::TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        self.inner.streaming()?.serve(listener, shutdown).await;
+        Ok(())
+    }
+
+    /// Serves CRI on a unix socket, for `crictl` and for kubelets outside of this process.
+    pub async fn serve_socket(
+        &self,
+        path: &std::path::Path,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), isopod_cri::Error> {
+        let runtime = Arc::new(self.clone());
+        isopod_cri::grpc::serve(path, runtime.clone(), runtime, shutdown).await
     }
 
     /// The image store.
@@ -140,6 +170,10 @@ impl Runtime {
 }
 
 impl Inner {
+    pub(crate) fn streaming(&self) -> Result<&StreamingServer, Error> {
+        self.streaming.get().ok_or_else(|| Error::Precondition("the runtime is starting".to_owned()))
+    }
+
     /// The sandbox of this id or unambiguous prefix of an id.
     pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
         find(&self.sandboxes.read(), id).ok_or_else(|| Error::NotFound(format!("sandbox {id:?} not found")))

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use isopod_cri::v1::*;
 use isopod_cri::{Error, EventStream, RuntimeService};
+use isopod_streaming::{Command, Session};
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::runtime::{Inner, Runtime, now};
@@ -17,6 +18,22 @@ fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, Strin
 }
 
 impl Inner {
+    /// What a streaming request asks for, checked; `streams` are stdin, stdout, stderr.
+    fn command(&self, container: &str, tty: bool, streams: [bool; 3]) -> Result<Command, Error> {
+        let container = self.container(container)?;
+        if !container.is_running() {
+            return Err(Error::failed_precondition(format!("container {} is not running", container.id)));
+        }
+        let [stdin, stdout, stderr] = streams;
+        if !stdin && !stdout && !stderr {
+            return Err(Error::invalid_argument("one of stdin, stdout, or stderr must be set"));
+        }
+        if tty && stderr {
+            return Err(Error::invalid_argument("tty and stderr cannot both be true"));
+        }
+        Ok(Command { container: container.id.clone(), args: Vec::new(), tty, stdin, stdout, stderr })
+    }
+
     fn filtered_containers(
         &self,
         id: &str,
@@ -212,18 +229,38 @@ impl RuntimeService for Runtime {
     }
 
     async fn exec(&self, request: ExecRequest) -> Result<ExecResponse, Error> {
-        let _ = request;
-        Err(Error::unimplemented("streaming"))
+        if request.cmd.is_empty() {
+            return Err(Error::invalid_argument("no command specified"));
+        }
+        let command = self.inner.command(
+            &request.container_id,
+            request.tty,
+            [request.stdin, request.stdout, request.stderr],
+        )?;
+        let session = Session::Exec(Command { args: request.cmd, ..command });
+        Ok(ExecResponse { url: self.inner.session_url(session)? })
     }
 
     async fn attach(&self, request: AttachRequest) -> Result<AttachResponse, Error> {
-        let _ = request;
-        Err(Error::unimplemented("streaming"))
+        let command = self.inner.command(
+            &request.container_id,
+            request.tty,
+            [request.stdin, request.stdout, request.stderr],
+        )?;
+        Ok(AttachResponse { url: self.inner.session_url(Session::Attach(command))? })
     }
 
     async fn port_forward(&self, request: PortForwardRequest) -> Result<PortForwardResponse, Error> {
-        let _ = request;
-        Err(Error::unimplemented("streaming"))
+        let sandbox = self.inner.sandbox(&request.pod_sandbox_id)?;
+        if !sandbox.is_ready() {
+            return Err(Error::failed_precondition(format!("sandbox {} is not running", sandbox.id)));
+        }
+        let mut ports = Vec::new();
+        for port in request.port {
+            ports.push(u16::try_from(port).map_err(|_| Error::invalid_argument(format!("port {port}")))?);
+        }
+        let session = Session::PortForward { sandbox: sandbox.id.clone(), ports };
+        Ok(PortForwardResponse { url: self.inner.session_url(session)? })
     }
 
     async fn container_stats(&self, request: ContainerStatsRequest) -> Result<ContainerStatsResponse, Error> {

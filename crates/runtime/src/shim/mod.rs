@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
+pub(crate) use container::set_nonblocking;
 use protocol::{Ready, Setup};
 
 /// Name of a shim's socket in its directory.

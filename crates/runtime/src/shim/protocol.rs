@@ -216,21 +216,6 @@ fn own(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Sends a whole message on a blocking socket.
-pub(crate) fn send_all(socket: &impl AsRawFd, message: &impl Serialize, fds: &[RawFd]) -> io::Result<()> {
-    let bytes = encode(message);
-    let mut sent = 0;
-    while sent < bytes.len() {
-        let fds = if sent == 0 { fds } else { &[] };
-        match send(socket.as_raw_fd(), &bytes[sent..], fds) {
-            Ok(n) => sent += n,
-            Err(nix::Error::EINTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

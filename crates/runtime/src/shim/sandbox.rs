@@ -81,6 +81,15 @@ pub(crate) fn daemonize(setup: &Setup) -> Result<(), Error> {
     Ok(())
 }
 
+/// Sends a signal by number: real-time signals have no names.
+pub(crate) fn send_signal(pid: i32, signal: i32) -> nix::Result<()> {
+    if pid <= 1 {
+        return Err(nix::Error::ESRCH);
+    }
+    // SAFETY: a system call on numbers.
+    nix::Error::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
 /// Protects the shim from the out-of-memory killer, where the machine lets us.
 pub(crate) fn lower_oom_score() -> Result<(), std::io::Error> {
     File::options().write(true).open("/proc/self/oom_score_adj")?.write_all(b"-998")

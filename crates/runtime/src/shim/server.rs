@@ -328,18 +328,16 @@ impl Shim {
         if container.state.exit.is_some() {
             return Ok(());
         }
-        let signal = Signal::try_from(signal).map_err(|_| format!("no signal {signal}"))?;
         if all {
-            match signal {
-                Signal::SIGKILL => self.cgroups.kill(&container.start.cgroup),
-                _ => {
-                    for pid in self.cgroups.pids(&container.start.cgroup) {
-                        let _ = kill(Pid::from_raw(pid), signal);
-                    }
+            if signal == Signal::SIGKILL as i32 {
+                self.cgroups.kill(&container.start.cgroup);
+            } else {
+                for pid in self.cgroups.pids(&container.start.cgroup) {
+                    let _ = super::sandbox::send_signal(pid, signal);
                 }
             }
         }
-        match kill(Pid::from_raw(container.state.pid), signal) {
+        match super::sandbox::send_signal(container.state.pid, signal) {
             Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
             Err(e) => Err(format!("signal container {id}: {e}")),
         }

@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "each test file uses a part of it")]
 //! A runtime in a directory of its own, and images made of Debian's static busybox.
 
 use std::path::{Path, PathBuf};
@@ -122,6 +123,7 @@ pub(crate) fn config(dir: &Path) -> Config {
         shim_args: Vec::new(),
         oci_runtime: None,
         insecure_registries: Vec::new(),
+        streaming_url: "http://runtime".to_owned(),
     }
 }
 
