@@ -84,7 +84,9 @@ struct Terminal(AsyncFd<OwnedFd>);
 impl Terminal {
     fn new(fd: OwnedFd) -> Result<Self, Error> {
         crate::shim::set_nonblocking(&fd).what(|| "use the terminal".to_owned())?;
-        AsyncFd::register(fd).map(Self).what(|| "use the terminal".to_owned())
+        // SAFETY: the descriptor is owned, so it stays open and the same for as long as it is registered.
+        let registered = unsafe { AsyncFd::register(fd) };
+        registered.map(Self).map_err(std::io::Error::from).what(|| "use the terminal".to_owned())
     }
 
     /// Nothing more comes when this answers zero.
