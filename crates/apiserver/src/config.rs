@@ -24,6 +24,8 @@ pub struct Config {
     pub authentication: crate::authn::Config,
     /// Authorisation.
     pub authorization: crate::authz::Config,
+    /// Admission.
+    pub admission: crate::admission::Config,
     /// The key prefix in the store, without slashes; upstream's default is `registry`.
     pub storage_prefix: String,
     /// Store objects as JSON and not as protobuf.
@@ -60,6 +62,7 @@ impl Config {
             kubelet_tls: None,
             authentication: crate::authn::Config::default(),
             authorization: crate::authz::Config::default(),
+            admission: crate::admission::Config::default(),
             storage_prefix: "registry".to_owned(),
             storage_json: false,
             event_ttl_seconds: 3600,

@@ -175,7 +175,7 @@ pub struct AdmissionRequest<'a> {
 }
 
 /// Undoes a reservation of an admission plugin when the write did not happen.
-pub struct Rollback(pub Box<dyn FnOnce() -> futures::future::BoxFuture<'static, ()> + Send>);
+pub struct Rollback(pub Box<dyn FnOnce() -> futures::future::BoxFuture<'static, ()> + Send + Sync>);
 
 impl std::fmt::Debug for Rollback {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

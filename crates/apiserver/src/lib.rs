@@ -5,10 +5,12 @@
 //! answered from the watch cache of [`cache`] as bytes. All resources share one path; what is particular to
 //! a kind lives in `isopod_rules::kinds`.
 
+pub mod admission;
 mod apply;
 pub mod authn;
 pub mod authz;
 mod body;
+mod bootstrap;
 pub mod cache;
 mod config;
 pub mod context;

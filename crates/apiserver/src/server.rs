@@ -81,12 +81,13 @@ impl ApiServer {
         });
         let objects: Arc<dyn Objects> = Arc::new(SystemObjects::new(&server));
         let authorization = authz::authorization(&server.config.authorization, &objects);
+        let admission = crate::admission::layers(&server.config.admission, &objects, &authorization);
         let mut virtual_resources = authn::virtual_resources(&server.config.authentication, &objects);
         virtual_resources.extend(authorization.virtual_resources);
         let layers = Layers {
             authenticators: authn::layers(&server.config.authentication, &objects)?,
             authorizers: authorization.authorizers,
-            admission: Vec::new(),
+            admission,
             virtual_resources,
         };
         if server.layers.set(change(layers)).is_err() {

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use isopod_api::field::{Error, Path};
+use isopod_api::identity::GROUP_NODES;
 use isopod_api::status::Status;
 use isopod_api::{Value, object::split_api_version};
 use isopod_client::Clock;
+use isopod_rules::admission::node_may_request_token;
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -39,6 +41,20 @@ impl TokenRequest {
     async fn must_get(&self, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
         let found = self.objects.get_latest("", resource, namespace, name).await?;
         found.ok_or_else(|| Status::not_found("", resource, name))
+    }
+
+    /// NodeRestriction: a kubelet gets tokens of the pods on its node alone.
+    async fn check_node(&self, request: &VirtualRequest<'_>, object: &Value) -> Result<(), Status> {
+        if !request.user.in_group(GROUP_NODES) {
+            return Ok(());
+        }
+        let node = request.user.node_name().unwrap_or("");
+        let pod = match object.pointer("/spec/boundObjectRef/name").and_then(Value::as_str) {
+            Some(name) => self.objects.get_latest("", "pods", request.namespace, name).await?,
+            None => None,
+        };
+        node_may_request_token(node, object, pod.as_ref())
+            .map_err(|why| Status::forbidden("", "serviceaccounts", request.name, &why))
     }
 
     /// Fills in what the token is bound to.
@@ -136,6 +152,7 @@ impl VirtualResource for TokenRequest {
             object["metadata"][field] = json!(own);
         }
         let asked = object.get("spec").cloned().unwrap_or_default();
+        self.check_node(request, &object).await?;
         let errors = validate(&asked);
         if !errors.is_empty() {
             return Err(Status::invalid(GROUP, "TokenRequest", request.name, &errors));

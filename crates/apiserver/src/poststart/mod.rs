@@ -17,6 +17,7 @@ pub(crate) async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     for name in NAMESPACES {
         ensure(server, "", "namespaces", "", json!({"metadata": {"name": name}})).await?;
     }
+    crate::bootstrap::run(server).await?;
     kubernetes_service::create(server).await?;
     tokio::spawn(kubernetes_service::keep(Arc::clone(server)));
     tokio::spawn(crate::services::repair::run(Arc::clone(server)));

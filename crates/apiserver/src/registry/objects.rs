@@ -158,6 +158,13 @@ impl ApiServer {
         Ok(current.map(|c| c.object))
     }
 
+    /// Revision of the newest change to any object of a resource that the cache has seen.
+    pub(crate) async fn cached_revision(&self, group: &str, resource: &str) -> Result<i64, Status> {
+        let stored = self.registry().stored(group, resource)?;
+        stored.cache.ensure(&*self.registry().store).await?;
+        Ok(stored.cache.revision())
+    }
+
     /// All objects of a resource in the cache.
     pub(crate) async fn cached_objects(
         &self,
@@ -203,10 +210,7 @@ impl Objects for SystemObjects {
     }
 
     async fn revision(&self, group: &str, resource: &str) -> Result<i64, Status> {
-        let server = self.server()?;
-        let stored = server.registry().stored(group, resource)?;
-        stored.cache.ensure(&*server.registry().store).await?;
-        Ok(stored.cache.revision())
+        self.server()?.cached_revision(group, resource).await
     }
 
     async fn create(

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use http_body_util::BodyExt as _;
 use isopod_api::Value;
 use isopod_api::identity::UserInfo;
+use isopod_apiserver::authn::ServiceAccountTokens;
 use isopod_apiserver::layers::{
     Attributes, AuthenticationError, Authenticator, Authorizer, Decision, Layers, PeerCertificates,
 };
@@ -64,6 +65,27 @@ pub async fn server_with(change: impl FnOnce(&mut Layers)) -> Arc<ApiServer> {
     server
 }
 
+/// A started server with all its own layers, and service account tokens.
+pub async fn guarded_server() -> Arc<ApiServer> {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = isopod_pki::Config {
+        directory: directory.path().to_owned(),
+        node_name: "node-1".into(),
+        server_names: Vec::new(),
+        node_addresses: Vec::new(),
+        service_address: [10, 43, 0, 1].into(),
+        cluster_domain: "cluster.local".into(),
+    };
+    let pki = isopod_pki::ensure(&keys, isopod_client::Clock::now(&isopod_client::SystemClock)).unwrap();
+    let key = &pki.service_account_key_pem;
+    let tokens = ServiceAccountTokens::new("https://kubernetes.default.svc", &[], key, &[]).unwrap();
+    let mut config = Config::new("127.0.0.1".parse().unwrap(), 6443, "10.43.0.0/16".parse().unwrap());
+    config.authentication.service_accounts = Some(Arc::new(tokens));
+    let server = ApiServer::new(config, memory_store::MemoryStore::new()).await.unwrap();
+    server.start().await.unwrap();
+    server
+}
+
 /// An answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -80,6 +102,10 @@ pub struct Caller(pub kube::Client);
 impl Caller {
     pub fn new(server: &Arc<ApiServer>) -> Caller {
         Caller(server.in_process(UserInfo::authenticated("tester", &["system:masters"])))
+    }
+
+    pub fn of(server: &Arc<ApiServer>, name: &str, groups: &[&str]) -> Caller {
+        Caller(server.in_process(UserInfo::authenticated(name, groups)))
     }
 
     pub async fn send(&self, method: &str, uri: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {

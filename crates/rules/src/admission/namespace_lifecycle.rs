@@ -12,8 +12,9 @@ pub(super) static PLUGIN: Plugin = Plugin {
     name: "NamespaceLifecycle",
     handles: |operation, _, _, _| operation != Operation::Connect,
     needs,
-    admit: None,
-    validate: Some(validate),
+    // First of all, so that nothing else is said of a namespace that is not there.
+    admit: Some(admit),
+    validate: None,
 };
 
 fn is_namespace(request: &Request<'_>) -> bool {
@@ -33,7 +34,7 @@ fn needs(request: &Request<'_>) -> Vec<Query> {
     if concerns(request) { vec![Query::get("", "namespaces", "", request.namespace)] } else { Vec::new() }
 }
 
-fn validate(request: &mut Request<'_>, view: &View) -> Result<(), Status> {
+fn admit(request: &mut Request<'_>, view: &View) -> Result<(), Status> {
     if request.operation == Operation::Delete && is_namespace(request) && IMMORTAL.contains(&request.name) {
         return Err(Status::forbidden("", "namespaces", request.name, "this namespace may not be deleted"));
     }

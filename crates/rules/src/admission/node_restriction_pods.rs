@@ -12,7 +12,9 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 pub(super) fn pods_needs(request: &Request<'_>, node: &str) -> Vec<Query> {
     match (request.operation, request.subresource) {
         (Operation::Create, "") => vec![Query::get("", "nodes", "", node)],
-        (Operation::Create, "eviction") => vec![Query::get("", "pods", request.namespace, pod_name(request))],
+        (_, "eviction") if request.old.is_null() => {
+            vec![Query::get("", "pods", request.namespace, pod_name(request))]
+        }
         _ => Vec::new(),
     }
 }
@@ -24,6 +26,8 @@ fn pod_name<'a>(request: &'a Request<'_>) -> &'a str {
 pub(super) fn pods(request: &Request<'_>, node: &str, view: &View) -> Result<(), Status> {
     match (request.operation, request.subresource) {
         (Operation::Create, "") => create(request, node, view),
+        // Made of changes of the pod, its deletion among them.
+        (_, "eviction") => eviction(request, node, view),
         (Operation::Delete, "") => {
             if text(request.old, "/spec/nodeName") == node {
                 return Ok(());
@@ -32,7 +36,6 @@ pub(super) fn pods(request: &Request<'_>, node: &str, view: &View) -> Result<(),
                 .forbidden(format!("node {node:?} can only delete pods with spec.nodeName set to itself")))
         }
         (Operation::Update, "status") => status(request, node),
-        (Operation::Create, "eviction") => eviction(request, node, view),
         (operation, "") => Err(request.forbidden(format!("unexpected operation {operation:?}"))),
         (_, subresource) => Err(request.forbidden(format!(
             "unexpected pod subresource {subresource:?}, only 'status' and 'eviction' are allowed"
@@ -145,10 +148,11 @@ fn status(request: &Request<'_>, node: &str) -> Result<(), Status> {
 fn eviction(request: &Request<'_>, node: &str, view: &View) -> Result<(), Status> {
     let name = pod_name(request);
     let named = text(request.object, "/metadata/name");
+    let stored = if request.old.is_null() { view.one("pods") } else { Some(request.old) };
     if !named.is_empty() && named != name {
         return Err(request.forbidden("the eviction names another pod than the request"));
     }
-    match view.one("pods") {
+    match stored {
         None => Err(Status::not_found("", "pods", name)),
         Some(pod) if text(pod, "/spec/nodeName") == node => Ok(()),
         Some(_) => {
