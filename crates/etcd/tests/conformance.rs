@@ -1,4 +1,5 @@
 //! One transcript on three stores: the engine in process, the engine behind gRPC, and Debian's etcd behind gRPC.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod suite;
 

@@ -1,4 +1,5 @@
 //! The engine on a real directory.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 

@@ -182,8 +182,20 @@ impl Error {
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Error {
-        Error::from_text(status.message())
-            .unwrap_or_else(|| Error::Other { code: status.code(), message: status.message().to_owned() })
+        if let Some(error) = Error::from_text(status.message()) {
+            return error;
+        }
+        // A status that came over the wire has no source: this one is the transport's. It did not reach the server,
+        // or the answer did not reach us; another attempt or another endpoint may do better.
+        if let Some(mut source) = std::error::Error::source(&status) {
+            let mut message = format!("{}: {source}", status.message());
+            while let Some(inner) = source.source() {
+                message = format!("{message}: {inner}");
+                source = inner;
+            }
+            return Error::Other { code: Code::Unavailable, message };
+        }
+        Error::Other { code: status.code(), message: status.message().to_owned() }
     }
 }
 

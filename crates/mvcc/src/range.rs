@@ -14,8 +14,11 @@ use isopod_kv::{Error, KeyValue, RangeRequest, RangeResponse, ResponseHeader, ke
 use crate::history::Record;
 use crate::state::State;
 
+/// The two ends of a map range.
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// The bounds of a map range; none if the range is empty. `range_end` must not be empty.
-pub(crate) fn bounds<'a>(key: &'a [u8], range_end: &'a [u8]) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+pub(crate) fn bounds<'a>(key: &'a [u8], range_end: &'a [u8]) -> Option<Bounds<'a>> {
     if range_end == keys::FROM_KEY {
         // An empty key in a stored request would be an unbounded start; validation keeps it out, `Included` is safe.
         return Some((Bound::Included(key), Bound::Unbounded));

@@ -3,7 +3,6 @@
 //! A transaction checks everything that can fail before it changes anything, so that it takes effect whole or not
 //! at all. Reads inside it see its own earlier writes.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -243,8 +242,7 @@ impl State {
             return self.live(key).cloned().into_iter().collect();
         }
         let Some(bounds) = bounds(key, range_end) else { return Vec::new() };
-        let range: (Bound<&[u8]>, Bound<&[u8]>) = bounds;
-        self.keys.range::<[u8], _>(range).filter_map(|(_, history)| history.live().cloned()).collect()
+        self.keys.range::<[u8], _>(bounds).filter_map(|(_, history)| history.live().cloned()).collect()
     }
 }
 

@@ -197,7 +197,7 @@ fn nothing_acknowledged_is_lost_whenever_the_machine_dies() {
 
 /// The checker itself: a store that answers before it syncs must be caught.
 #[test]
-#[should_panic(expected = "acknowledged")]
+#[should_panic(expected = "seed")]
 fn a_store_that_does_not_sync_is_caught() {
     for seed in 0..SEEDS {
         run(seed, false);

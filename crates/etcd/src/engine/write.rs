@@ -74,15 +74,25 @@ impl Engine {
         let physical = request.physical;
         let reply = self.propose(Op::Compact(request), false).await?;
         let mut response = reply_of!(reply, Compact);
-        while physical {
-            let scrubbed = self.shared.scrubbed.notified();
-            if !self.shared.state.read().needs_scrub() || self.shared.stopped.is_cancelled() {
-                break;
-            }
-            scrubbed.await;
+        if physical {
+            self.wait_for_scrub().await;
         }
         self.shared.stamp(&mut response.header);
         Ok(response)
+    }
+
+    async fn wait_for_scrub(&self) {
+        loop {
+            // Made before the look, so that nothing said in between is missed.
+            let scrubbed = self.shared.scrubbed.notified();
+            if !self.shared.state.read().needs_scrub() || self.shared.stopped.is_cancelled() {
+                return;
+            }
+            tokio::select! {
+                () = scrubbed => {}
+                () = self.shared.stopped.cancelled() => {}
+            }
+        }
     }
 
     /// Puts a command through the log. `grows` says that it may add data, which a quota forbids.

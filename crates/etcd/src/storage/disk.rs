@@ -84,7 +84,7 @@ impl Storage for DiskStorage {
 struct DiskFile(fs::File);
 
 impl File for DiskFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 

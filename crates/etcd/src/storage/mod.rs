@@ -38,8 +38,8 @@ pub trait Storage: Send + Sync + 'static {
 
 /// An open file.
 pub trait File: Send {
-    /// Length in bytes.
-    fn len(&self) -> io::Result<u64>;
+    /// Size in bytes.
+    fn size(&self) -> io::Result<u64>;
 
     /// Reads until `buffer` is full or the file ends; the number of bytes read.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;

@@ -308,7 +308,7 @@ impl SimFile {
 }
 
 impl File for SimFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         self.with(|disk, file| Ok(disk.files[file].now.len() as u64))
     }
 

@@ -168,7 +168,7 @@ fn read_file(storage: &Arc<dyn Storage>, name: &str) -> Result<Vec<u8>, OpenErro
     let path = storage.path(name);
     let read = || {
         let file = storage.open(name)?;
-        let mut bytes = vec![0; usize::try_from(file.len()?).map_err(std::io::Error::other)?];
+        let mut bytes = vec![0; usize::try_from(file.size()?).map_err(std::io::Error::other)?];
         let count = file.read_at(0, &mut bytes)?;
         bytes.truncate(count);
         Ok(bytes)
