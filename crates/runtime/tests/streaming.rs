@@ -119,7 +119,7 @@ async fn a_container_with_a_terminal() {
     ws.send(Message::binary(b"\0\n".to_vec())).await.unwrap();
     assert!(read(&mut ws, "").await[1].ends_with("bye\r\n"));
     node.wait_exit(&id).await;
-    assert_eq!(node.log("main.log")[0], "stdout F /dev/pts/0\r");
+    assert_eq!(node.log("main.log")[0], "stdout F /dev/pts/0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,13 +127,13 @@ async fn port_forward() {
     let node = Node::new().await;
     let sandbox = node.run_sandbox(&node.sandbox("pod")).await;
     // Loopback is down in a sandbox without a network: the container brings it up.
-    let mut config = container("main", "busybox ip link set lo up; exec nc -l -p 8080 -s 127.0.0.1 -e cat");
+    let mut config = container("main", "busybox ip link set lo up; exec nc -l -p 8080 -e cat");
     let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
     security.privileged = true;
     let id = node.create(&sandbox, config).await;
     node.start(&id).await;
     let listening = async {
-        while !node.exec(&id, "cat /proc/net/tcp").await.0.contains(":1F90 ") {
+        while !node.exec(&id, "cat /proc/net/tcp /proc/net/tcp6").await.0.contains(":1F90 ") {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
