@@ -183,3 +183,34 @@ async fn subresources() {
     assert_eq!(caller.get("/api/v1/namespaces/kube-public").await.code, 404);
     server.stop();
 }
+
+#[tokio::test]
+async fn server_side_apply() {
+    let server = server().await;
+    let caller = Caller::new(&server);
+    let uri = "/apis/apps/v1/namespaces/default/deployments/d";
+    let config = |replicas: i64, image: &str| {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": image}]}}}})
+    };
+    let made = caller.apply(uri, "one", &config(1, "i:1")).await;
+    assert_eq!(made.code, 201, "{:?}", made.body);
+    let fields = &made.body["metadata"]["managedFields"];
+    assert_eq!((&fields[0]["manager"], &fields[0]["operation"]), (&json!("one"), &json!("Apply")));
+    let again = caller.apply(uri, "one", &config(1, "i:1")).await;
+    assert_eq!(again.body["metadata"]["resourceVersion"], made.body["metadata"]["resourceVersion"]);
+    // A scale by somebody else takes the field; the next apply conflicts until forced.
+    let scaled = json!({"spec": {"replicas": 3}});
+    caller.patch(&format!("{uri}?fieldManager=scaler"), "merge-patch+json", &scaled).await;
+    let refused = caller.apply(uri, "one", &config(2, "i:2")).await;
+    assert_eq!(refused.code, 409, "{:?}", refused.body);
+    assert_eq!(refused.body["details"]["causes"][0]["field"], ".spec.replicas");
+    let forced = caller.apply(&format!("{uri}?force=true"), "one", &config(2, "i:2")).await;
+    assert_eq!((&forced.body["spec"]["replicas"], forced.code), (&json!(2), 200));
+    let unknown =
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"x": 1}});
+    let warned = caller.apply(&format!("{uri}?fieldValidation=Strict"), "two", &unknown).await;
+    assert_eq!(warned.code, 400);
+    server.stop();
+}

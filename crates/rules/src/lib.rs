@@ -3,5 +3,6 @@
 
 pub mod admission;
 pub mod kinds;
+pub mod managedfields;
 pub mod quota;
 pub mod rbac;

@@ -92,8 +92,8 @@ pub struct Stored {
     pub schema: Schema,
     /// The watch cache.
     pub cache: Arc<Cache>,
-    /// The status of a new object, as a decoder gives an empty one.
-    pub empty_status: Option<Value>,
+    /// An object without content, as a decoder gives it.
+    pub empty: Value,
     json: bool,
 }
 
@@ -120,9 +120,8 @@ impl Stored {
             decode: decoder(facts),
         });
         let empty = codec::normalize(serde_json::json!({}), &schema, codec::FieldValidation::Ignore);
-        let empty_status = empty.ok().and_then(|d| d.value.get("status").cloned());
         Stored {
-            empty_status,
+            empty: empty.map(|d| d.value).unwrap_or_default(),
             group: facts.storage_group,
             version: facts.storage_version,
             plural: facts.plural,

@@ -162,7 +162,7 @@ impl Write<'_> {
         let rules = self.ctx.rules(self.subresource);
         let strategy = stored.strategy;
         if stored.has_status && !strategy.keep_status_on_create {
-            put_or_remove(object, "status", stored.empty_status.clone());
+            put_or_remove(object, "status", stored.empty.get("status").cloned());
         }
         (strategy.prepare_for_create)(object, &rules);
         let mut errors = meta::validate(object, stored.namespaced, strategy.name);

@@ -134,6 +134,11 @@ impl Caller {
         let media = format!("application/{kind}");
         self.send("PATCH", uri, &[("content-type", &media)], body.to_string().into_bytes()).await
     }
+    pub async fn apply(&self, uri: &str, manager: &str, body: &Value) -> Answer {
+        let uri = format!("{uri}{}fieldManager={manager}", if uri.contains('?') { '&' } else { '?' });
+        let media = [("content-type", "application/apply-patch+yaml")];
+        self.send("PATCH", &uri, &media, body.to_string().into_bytes()).await
+    }
     pub async fn delete(&self, uri: &str, body: &Value) -> Answer {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         self.send("DELETE", uri, &[("content-type", "application/json")], body).await
