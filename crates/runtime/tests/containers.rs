@@ -1,4 +1,5 @@
 //! Real containers: needs root, and leaves nothing behind.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

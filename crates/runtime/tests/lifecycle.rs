@@ -1,4 +1,5 @@
 //! What happens around containers: the server's death, the shim's death, memory, events, logs, other clients.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

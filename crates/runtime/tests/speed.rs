@@ -1,4 +1,5 @@
 //! Not a timed test: prints what the start of a pod takes, step by step.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Exec, attach and port-forward on real containers, by the protocol that kubectl speaks.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

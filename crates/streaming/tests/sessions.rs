@@ -1,4 +1,5 @@
 //! Sessions from the HTTP request to the last byte, with the clients' side written out.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Arc;
 

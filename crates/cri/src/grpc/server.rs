@@ -140,30 +140,24 @@ fn chunks<T: Send + 'static, A: Send + 'static>(items: Vec<T>, wrap: fn(Vec<T>) 
 
 macro_rules! server_runtime {
     ($($method:ident, $name:literal, $request:ident, $response:ident;)*) => {
-        fn runtime_unary<R: RuntimeService + ?Sized>(
-            runtime: Arc<R>,
-            request: Request<Body>,
-        ) -> Result<Answer, (Arc<R>, Request<Body>)> {
+        fn runtime_call<R: RuntimeService + ?Sized>(runtime: Arc<R>, request: Request<Body>) -> Answer {
             let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-            Ok(match call.as_str() {
+            match call.as_str() {
                 $($name => unary(request, |message: $request| async move { runtime.$method(message).await }),)*
-                _ => return Err((runtime, request)),
-            })
+                _ => runtime_streaming(runtime, request),
+            }
         }
     };
 }
 
 macro_rules! server_image {
     ($($method:ident, $name:literal, $request:ident, $response:ident;)*) => {
-        fn image_unary<I: ImageService + ?Sized>(
-            images: Arc<I>,
-            request: Request<Body>,
-        ) -> Result<Answer, (Arc<I>, Request<Body>)> {
+        fn image_call<I: ImageService + ?Sized>(images: Arc<I>, request: Request<Body>) -> Answer {
             let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-            Ok(match call.as_str() {
+            match call.as_str() {
                 $($name => unary(request, |message: $request| async move { images.$method(message).await }),)*
-                _ => return Err((images, request)),
-            })
+                _ => image_streaming(images, request),
+            }
         }
     };
 }
@@ -225,8 +219,7 @@ impl<R: RuntimeService + ?Sized> tower::Service<Request<Body>> for RuntimeServer
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        runtime_unary(self.0.clone(), request)
-            .unwrap_or_else(|(runtime, request)| runtime_streaming(runtime, request))
+        runtime_call(self.0.clone(), request)
     }
 }
 
@@ -240,7 +233,6 @@ impl<I: ImageService + ?Sized> tower::Service<Request<Body>> for ImageServer<I> 
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        image_unary(self.0.clone(), request)
-            .unwrap_or_else(|(images, request)| image_streaming(images, request))
+        image_call(self.0.clone(), request)
     }
 }
