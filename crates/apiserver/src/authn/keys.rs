@@ -54,7 +54,7 @@ pub(super) struct SigningKey {
 }
 
 enum Private {
-    Ec(EcdsaKeyPair),
+    Ec(Box<EcdsaKeyPair>),
     Rsa(Box<RsaKeyPair>),
 }
 
@@ -121,7 +121,7 @@ impl SigningKey {
             PrivateKeyDer::Pkcs8(key) => {
                 let der = key.secret_pkcs8_der();
                 match EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &random) {
-                    Ok(key) => Private::Ec(key),
+                    Ok(key) => Private::Ec(Box::new(key)),
                     Err(_) => rsa(RsaKeyPair::from_pkcs8(der))?,
                 }
             }

@@ -418,7 +418,7 @@ mod tests {
             "i",
             &[],
             &pki.service_account_key_pem,
-            &[pki.service_account_public_key_pem.clone()],
+            std::slice::from_ref(&pki.service_account_public_key_pem),
         );
         assert_eq!(
             same.expect("tokens").key_set()["keys"].as_array().map(Vec::len),

@@ -26,8 +26,11 @@ const REMEMBERED_MAX: usize = 4096;
 pub(super) struct Verifier {
     trust: ClientTrust,
     clock: Arc<dyn Clock>,
-    verified: Mutex<HashMap<[u8; 32], (Arc<Subject>, i64)>>,
+    verified: Mutex<Verified>,
 }
+
+/// Subjects by digest of their chain, with the time until which they are taken for verified.
+type Verified = HashMap<[u8; 32], (Arc<Subject>, i64)>;
 
 /// Whom a certificate names.
 pub(super) struct Subject {

@@ -1,5 +1,6 @@
 //! What the integration tests share: a server on a store in memory, and a client that sees raw answers.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 pub mod memory_store;
 
