@@ -258,6 +258,8 @@ fn role_bindings() -> Vec<Value> {
         controller("kube-system", "bootstrap-signer"),
         controller("kube-system", "cloud-provider"),
         controller("kube-system", "token-cleaner"),
+        // It publishes itself as the Service `kube-dns`.
+        system("isopod:cluster-dns", "isopod:cluster-dns", vec![user("system:kube-dns")]),
     ]
 }
 
