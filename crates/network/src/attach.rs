@@ -17,7 +17,7 @@ const POD_LINK: &str = "eth0";
 impl Network {
     async fn connect(&self, request: &PodNetworkRequest, lease: &Lease, ips: &[IpAddr]) -> Result<(), Error> {
         let bridge = links::index(&self.handle, crate::BRIDGE).await?;
-        let mtu = self.mtu().await?;
+        let mtu = self.mtu();
         let path = &request.netns_path;
         let pod = netns::within(path, || {
             // A pod must not let its neighbours reconfigure it. Set before the link exists, so that it is born so.

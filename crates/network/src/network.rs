@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
@@ -35,6 +36,8 @@ pub struct Network {
     rules: tokio::sync::Mutex<()>,
     /// Held while the bridge is changed.
     bridge: tokio::sync::Mutex<()>,
+    /// Largest transmission unit of pods' links, fixed when the pod range becomes known.
+    mtu: AtomicU32,
 }
 
 impl Network {
@@ -54,6 +57,7 @@ impl Network {
             ranges: watch::channel(Vec::new()).0,
             rules: tokio::sync::Mutex::default(),
             bridge: tokio::sync::Mutex::default(),
+            mtu: AtomicU32::new(0),
             handle,
             config,
         });
@@ -79,7 +83,12 @@ impl Network {
         }
         let gateways: Vec<IpNet> =
             ranges.iter().filter_map(|r| IpNet::new(gateway(*r), r.prefix_len()).ok()).collect();
-        let bridge = links::ensure_bridge(&self.handle, &gateways, self.mtu().await?).await?;
+        let mtu = match self.config.mtu {
+            Some(mtu) => mtu,
+            None => links::uplink_mtu(&self.handle).await?,
+        };
+        self.mtu.store(mtu, Ordering::Relaxed);
+        let bridge = links::ensure_bridge(&self.handle, &gateways, mtu).await?;
         for service in &self.config.service_cidrs {
             if ranges.iter().any(|r| r.addr().is_ipv4() == service.addr().is_ipv4()) {
                 let route = links::route(*service, None, Some(bridge));
@@ -139,11 +148,8 @@ impl Network {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) async fn mtu(&self) -> Result<u32, Error> {
-        match self.config.mtu {
-            Some(mtu) => Ok(mtu),
-            None => links::uplink_mtu(&self.handle).await,
-        }
+    pub(crate) fn mtu(&self) -> u32 {
+        self.mtu.load(Ordering::Relaxed)
     }
 
     /// Takes an address of every range for a sandbox.

@@ -267,6 +267,23 @@ fn udp_clients_move_when_their_endpoint_goes() {
 }
 
 #[test]
+fn an_endpoint_on_the_node_itself() {
+    check(|world, mut proxier| async move {
+        // As cluster DNS has it: the gateway serves, and the node's own address towards Services is the gateway's.
+        Netns::current().serve_udp("10.42.0.1:5300".parse().unwrap(), "node");
+        Netns::current().serve_tcp("10.42.0.1:5300".parse().unwrap(), "node");
+        run("ip route add 10.43.0.0/16 dev pod2 src 10.42.0.1");
+        for (protocol, ask) in [("UDP", ask_udp as fn(&str) -> Answer), ("TCP", ask_tcp)] {
+            put(&mut proxier, json!({}), protocol, 5300, &[1]);
+            proxier.sync().await.unwrap();
+            assert_eq!(ask("10.43.0.80:80").server(), Some("node"), "{protocol}");
+            let from_pod = world.pods[0].within(|| ask("10.43.0.80:80"));
+            assert_eq!(from_pod, Answer::From("node".into(), "10.42.0.2".parse().unwrap()), "{protocol}");
+        }
+    });
+}
+
+#[test]
 fn rules_that_vanish_are_noticed_and_a_refused_change_heals() {
     check(|world, mut proxier| async move {
         put(&mut proxier, json!({}), "TCP", 8080, &[2]);

@@ -7,6 +7,7 @@
 mod cluster;
 mod command;
 mod debian;
+pub mod fake_api;
 mod image;
 mod lan;
 pub mod netns;

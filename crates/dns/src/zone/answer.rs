@@ -18,6 +18,7 @@ const ADDITIONALS_MAX: usize = 32;
 
 /// What a look-up came to.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "lives for one answer, on the stack")]
 pub enum Lookup {
     /// The name is in no zone of ours.
     NotOurs,
