@@ -122,17 +122,39 @@ impl Cgroups {
         dirs
     }
 
-    /// Makes the group in every hierarchy and moves a process in.
-    pub fn enter(&self, group: &str, pid: u32) -> Result<(), Error> {
-        for dir in self.dirs(group) {
-            std::fs::create_dir_all(&dir).what(|| format!("create {}", dir.display()))?;
-            if self.v1.get("cpuset").is_some_and(|mount| dir.starts_with(mount)) {
-                inherit_cpuset(&dir)?;
+    /// Moves the calling process out of the reach of a supervisor that ends services by control group: into
+    /// `group` of the hierarchies that supervisors use, unless the process is in the root there already.
+    ///
+    /// Other hierarchies stay as they are, since each move costs a grace period of the kernel.
+    pub(crate) fn leave_service(&self, group: &str) -> Result<(), Error> {
+        let path = "/proc/self/cgroup";
+        let own = std::fs::read_to_string(path).what(|| format!("read {path}"))?;
+        for (mount, own_group) in self.supervised(&own) {
+            if own_group == "/" {
+                continue;
             }
+            let dir = mount.join(group.trim_start_matches('/'));
+            std::fs::create_dir_all(&dir).what(|| format!("create {}", dir.display()))?;
             let procs = dir.join("cgroup.procs");
-            std::fs::write(&procs, pid.to_string()).what(|| format!("write {}", procs.display()))?;
+            std::fs::write(&procs, "0").what(|| format!("write {}", procs.display()))?;
         }
         Ok(())
+    }
+
+    /// The hierarchies of supervisors, and the group that `/proc/self/cgroup` says for each.
+    fn supervised<'a>(&self, own: &'a str) -> Vec<(PathBuf, &'a str)> {
+        let mut found = Vec::new();
+        for line in own.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else { continue };
+            let mount = match controllers {
+                "" => self.v2.clone(),
+                name if name.starts_with("name=") => self.v1.get(name).cloned(),
+                _ => None,
+            };
+            found.extend(mount.map(|mount| (mount, group)));
+        }
+        found
     }
 
     /// Moves a process into the group, where it exists.
@@ -359,23 +381,6 @@ fn stats_v2(dir: &Path) -> Stats {
         swap_bytes: number(&dir.join("memory.swap.current")).unwrap_or(0),
         pids: number(&dir.join("pids.current")).unwrap_or(0),
     }
-}
-
-/// A new cpuset of version 1 is empty and takes no process until it is given its parent's CPUs and nodes.
-fn inherit_cpuset(dir: &Path) -> Result<(), Error> {
-    for name in ["cpuset.cpus", "cpuset.mems"] {
-        let path = dir.join(name);
-        let own = std::fs::read_to_string(&path).what(|| format!("read {}", path.display()))?;
-        if !own.trim().is_empty() {
-            continue;
-        }
-        let Some(parent) = dir.parent().filter(|parent| parent.join(name).exists()) else { continue };
-        inherit_cpuset(parent)?;
-        let value =
-            std::fs::read_to_string(parent.join(name)).what(|| format!("read {}", parent.display()))?;
-        std::fs::write(&path, value.trim()).what(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
 }
 
 fn remove_tree(dir: &Path) -> io::Result<()> {

@@ -67,7 +67,7 @@ pub(crate) fn daemonize(setup: &Setup) -> Result<(), Error> {
     if let Ok(cgroups) = Cgroups::detect() {
         // Without a group of its own the shim still works, but dies with a server that a supervisor kills
         // by control group.
-        if let Err(e) = cgroups.enter(&setup.cgroup, std::process::id()) {
+        if let Err(e) = cgroups.leave_service(&setup.cgroup) {
             eprintln!("stay in the control group of the server: {e}");
         }
     }
