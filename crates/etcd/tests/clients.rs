@@ -199,3 +199,27 @@ async fn tls_asks_for_a_client_certificate() {
     drop(watch);
     served.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_writers_share_one_connection() {
+    let served = Served::start(None).await;
+    let store = grpc::connect(&[format!("http://{}", served.client)], None).unwrap();
+    let writers: Vec<_> = (0..1000)
+        .map(|writer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for round in 0..5 {
+                    store
+                        .put(PutRequest::new(format!("/w/{writer}/{round}"), vec![b'x'; 1000]))
+                        .await
+                        .unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(served.engine.revision(), 5001);
+    served.stop().await;
+}

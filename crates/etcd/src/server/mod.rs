@@ -33,6 +33,11 @@ use crate::engine::Engine;
 const CONNECTIONS_MAX: usize = 10_000;
 /// Requests at once on a connection. An API server keeps one for every watch.
 const STREAMS_MAX: u32 = 10_000;
+/// What a client may send ahead on one stream, in bytes.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// What a client may send ahead on a connection, in bytes. The transport also bounds small frames by half of this,
+/// and takes more of them for an attack: a thousand small requests at once must not end the connection.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an HTTP/1.1 client may take over its head.
@@ -171,7 +176,8 @@ async fn connection(
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADERS_MAX)
-        .adaptive_window(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();

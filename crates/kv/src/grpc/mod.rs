@@ -24,6 +24,12 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a probe may stay unanswered.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a server may send ahead on one stream, in bytes.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// What a server may send ahead on a connection, in bytes. The transport also bounds small frames by this, and takes
+/// more of them for an attack: a window that begins small would end connections with many watches.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
 /// What a client needs for TLS; all of it PEM.
 #[derive(Clone, Default)]
 pub struct TlsConfig {
@@ -76,7 +82,8 @@ fn channel(endpoint: &str, tls: Option<&TlsConfig>) -> Result<Channel, Error> {
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .http2_adaptive_window(true);
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     if secure {
         let tls = tls.ok_or_else(|| bad(&"https needs a certificate authority"))?;
         builder = builder.tls_config(client_tls(tls)).map_err(|error| bad(&error))?;
