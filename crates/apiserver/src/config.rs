@@ -30,6 +30,8 @@ pub struct Config {
     pub storage_prefix: String,
     /// Store objects as JSON and not as protobuf.
     pub storage_json: bool,
+    /// Encryption of chosen resources in the store; `None` stores everything in the clear.
+    pub encryption: Option<Arc<crate::registry::encryption::Encryption>>,
     /// Seconds that events are kept; zero keeps them for ever.
     pub event_ttl_seconds: u32,
 }
@@ -65,6 +67,7 @@ impl Config {
             admission: crate::admission::Config::default(),
             storage_prefix: "registry".to_owned(),
             storage_json: false,
+            encryption: None,
             event_ttl_seconds: 3600,
         }
     }

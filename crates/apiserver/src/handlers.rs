@@ -48,7 +48,13 @@ impl ApiServer {
         body: RequestBody,
     ) -> Answer {
         let verb = ctx.info.verb.as_str();
-        if !resource.has_verb(verb) {
+        let named = ctx.info.named_by_path;
+        let fits = match verb {
+            "update" | "patch" => named,
+            "create" => !named,
+            _ => true,
+        };
+        if !fits || !resource.has_verb(verb) {
             return Err(Status::method_not_allowed());
         }
         if let Some(handler) = self.layers().virtual_resource(resource.facts.group, resource.facts.plural, "")

@@ -66,7 +66,8 @@ impl ApiServer {
         change: impl FnOnce(Layers) -> Layers,
     ) -> Result<Arc<ApiServer>, Error> {
         config.validate()?;
-        let registry = Registry::new(store, &config.storage_prefix, config.storage_json);
+        let registry =
+            Registry::new(store, &config.storage_prefix, config.storage_json, config.encryption.as_ref());
         let server = Arc::new_cyclic(|me| ApiServer {
             me: Weak::clone(me),
             registry,

@@ -21,7 +21,8 @@ use super::ordered::Ordered;
 use crate::limits;
 
 /// Turns stored bytes into an object in the storage version.
-pub type Decode = Arc<dyn Fn(&[u8]) -> Result<Value, String> + Send + Sync>;
+/// The first argument is the key in the store.
+pub type Decode = Arc<dyn Fn(&str, &[u8]) -> Result<Value, String> + Send + Sync>;
 
 /// An event under a watcher's filter.
 pub type Seen = (Change, Arc<Event>);
@@ -217,7 +218,8 @@ impl Cache {
         {
             return Some(prepared.entry(&raw.key, raw.revision));
         }
-        let object = match (self.spec.decode)(value) {
+        let store_key = format!("{}{}", self.spec.prefix, raw.key);
+        let object = match (self.spec.decode)(&store_key, value) {
             Ok(object) => object,
             Err(error) => {
                 tracing::error!(prefix = self.spec.prefix, key = raw.key, %error, "stored object cannot be read");
@@ -282,9 +284,14 @@ impl Cache {
         self.state.lock().pages.iter().find(|p| p.revision == revision).cloned()
     }
 
-    /// Forgets snapshots kept for paging; called now and then, so that old objects do not stay in memory.
-    pub fn drop_pages(&self) {
-        self.state.lock().pages.clear();
+    /// Forgets what is older than a revision: snapshots kept for paging, events kept for clients that resume.
+    pub fn forget(&self, before: i64) {
+        let mut state = self.state.lock();
+        state.pages.retain(|p| p.revision >= before);
+        while state.ring.front().is_some_and(|e| e.revision <= before) {
+            state.drop_oldest();
+        }
+        state.ring.shrink_to(limits::EVENT_RING_MIN);
     }
 
     /// Registers a watch for every change after `after`; `None` as `after` stands for "from now on".
@@ -353,7 +360,12 @@ impl State {
         while self.ring.len() > limits::EVENT_RING_MAX
             || (self.ring.len() > limits::EVENT_RING_MIN && self.ring_bytes > limits::EVENT_RING_BYTES_MAX)
         {
-            let Some(old) = self.ring.pop_front() else { break };
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(old) = self.ring.pop_front() {
             self.ring_bytes -= old.weight();
             self.ring_start = old.revision;
         }

@@ -53,7 +53,11 @@ impl ApiServer {
             connections.spawn(async move {
                 let _place = place;
                 let handshake = tokio::time::timeout(limits::TLS_HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-                let stream = match handshake.await {
+                let outcome = tokio::select! {
+                    outcome = handshake => outcome,
+                    () = shutdown.cancelled() => return,
+                };
+                let stream = match outcome {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(error)) => {
                         tracing::debug!(%error, "TLS handshake failed");
@@ -67,6 +71,8 @@ impl ApiServer {
             });
         }
         drop(listener);
+        // Watches would keep their connections open for as long as they may.
+        self.stop();
         connections.close();
         if tokio::time::timeout(limits::SHUTDOWN_GRACE, connections.wait()).await.is_err() {
             tracing::warn!("some requests were still open when the server stopped");

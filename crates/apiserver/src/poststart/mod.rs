@@ -1,5 +1,6 @@
 //! The objects every cluster has, made when the server starts.
 
+mod compact;
 mod kubernetes_service;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub(crate) async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     kubernetes_service::create(server).await?;
     tokio::spawn(kubernetes_service::keep(Arc::clone(server)));
     tokio::spawn(crate::services::repair::run(Arc::clone(server)));
+    tokio::spawn(compact::run(Arc::clone(server)));
     Ok(())
 }
 

@@ -107,7 +107,10 @@ impl ApiServer {
                 (self.snapshot_at(resource, token.revision).await?, token.start)
             }
         };
-        Ok(self.page(resource, snapshot, filter, options.limit, &prefix, &start))
+        // A list "at any version" comes whole from the cache, as upstream's does.
+        let any = options.resource_version == Some(0) && options.continue_token.is_empty();
+        let limit = if any { 0 } else { options.limit };
+        Ok(self.page(resource, snapshot, filter, limit, &prefix, &start))
     }
 
     async fn snapshot_for(&self, resource: &Resource, options: &ListOptions) -> Result<Snapshot, Status> {

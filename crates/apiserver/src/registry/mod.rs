@@ -3,6 +3,7 @@
 pub mod create;
 pub mod decode;
 pub mod delete;
+pub mod encryption;
 pub mod hooks;
 pub mod list;
 pub mod objects;
@@ -43,7 +44,12 @@ impl std::fmt::Debug for Registry {
 
 impl Registry {
     /// The registry of the built-in resources. `prefix` is the store's, such as `registry`.
-    pub fn new(store: Arc<dyn Store>, prefix: &str, storage_json: bool) -> Registry {
+    pub fn new(
+        store: Arc<dyn Store>,
+        prefix: &str,
+        storage_json: bool,
+        encryption: Option<&Arc<encryption::Encryption>>,
+    ) -> Registry {
         let feed = Arc::new(Feed::new(Arc::clone(&store), format!("/{prefix}/")));
         let mut registry =
             Registry { store, feed, resources: HashMap::new(), stored: HashMap::new(), ordered: Vec::new() };
@@ -51,7 +57,7 @@ impl Registry {
             if !facts.served {
                 continue;
             }
-            let stored = registry.stored_of(facts, prefix, storage_json);
+            let stored = registry.stored_of(facts, prefix, storage_json, encryption);
             let resource = Arc::new(Resource { facts, stored });
             let group = registry.resources.entry(facts.group).or_default();
             group.entry(facts.version).or_default().insert(facts.plural, Arc::clone(&resource));
@@ -61,14 +67,20 @@ impl Registry {
     }
 
     /// The storage that all versions (and twins in other groups, as of events) of a resource share.
-    fn stored_of(&mut self, facts: &'static facts::ResourceFacts, prefix: &str, json: bool) -> Arc<Stored> {
+    fn stored_of(
+        &mut self,
+        facts: &'static facts::ResourceFacts,
+        prefix: &str,
+        json: bool,
+        encryption: Option<&Arc<encryption::Encryption>>,
+    ) -> Arc<Stored> {
         let by_name = self.stored.entry(facts.storage_group).or_default();
         if let Some(stored) = by_name.get(facts.plural) {
             let stored = Arc::clone(stored);
             self.stored.entry(facts.group).or_default().insert(facts.plural, Arc::clone(&stored));
             return stored;
         }
-        let stored = Arc::new(Stored::new(facts, prefix, json));
+        let stored = Arc::new(Stored::new(facts, prefix, json, encryption.cloned()));
         by_name.insert(facts.plural, Arc::clone(&stored));
         self.stored.entry(facts.group).or_default().insert(facts.plural, Arc::clone(&stored));
         if facts.verbs.contains(&"get") && facts.verbs.contains(&"list") {

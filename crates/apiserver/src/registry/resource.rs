@@ -10,7 +10,9 @@ use isopod_api::status::Status;
 use isopod_api::{Value, object};
 use isopod_rules::kinds::{Strategy, strategy};
 
-use crate::cache::{Cache, filter, resource::Spec};
+use super::encryption::{Encryption, is_encrypted};
+use crate::cache::resource::{Decode, Spec};
+use crate::cache::{Cache, filter};
 
 /// A resource in one version.
 #[derive(Debug)]
@@ -95,6 +97,7 @@ pub struct Stored {
     /// An object without content, as a decoder gives it.
     pub empty: Value,
     json: bool,
+    encryption: Option<Arc<Encryption>>,
 }
 
 impl std::fmt::Debug for Stored {
@@ -105,7 +108,12 @@ impl std::fmt::Debug for Stored {
 
 impl Stored {
     /// The storage of a resource.
-    pub fn new(facts: &'static ResourceFacts, prefix: &str, json: bool) -> Stored {
+    pub fn new(
+        facts: &'static ResourceFacts,
+        prefix: &str,
+        json: bool,
+        encryption: Option<Arc<Encryption>>,
+    ) -> Stored {
         let strategy = strategy(facts.storage_group, facts.kind);
         let schema = facts::builtin()
             .kind(facts.storage_group, facts.storage_version, facts.kind)
@@ -117,7 +125,7 @@ impl Stored {
             namespaced: facts.namespaced,
             strategy,
             index: filter::indexed_field(facts.kind),
-            decode: decoder(facts),
+            decode: decoder(facts, encryption.clone()),
         });
         let empty = codec::normalize(serde_json::json!({}), &schema, codec::FieldValidation::Ignore);
         Stored {
@@ -132,6 +140,7 @@ impl Stored {
             schema,
             cache: Arc::new(cache),
             json,
+            encryption,
         }
     }
 
@@ -151,25 +160,38 @@ impl Stored {
     }
 
     /// The bytes to store for an object. Its resourceVersion is not part of them.
-    pub fn encode(&self, object: &Value) -> Vec<u8> {
-        if self.json {
+    pub fn encode(&self, store_key: &str, object: &Value) -> Result<Vec<u8>, Status> {
+        let plain = if self.json {
             serde_json::to_vec(object).expect("a value serialises into memory")
         } else {
             proto::encode_object(&self.schema, object)
+        };
+        match &self.encryption {
+            Some(encryption) if encryption.covers(self.group, self.plural) => {
+                encryption.seal(store_key, plain).map_err(Status::internal)
+            }
+            _ => Ok(plain),
         }
     }
 
     /// The object in stored bytes.
-    pub fn decode(&self, bytes: &[u8]) -> Result<Value, Status> {
-        (self.cache.spec.decode)(bytes).map_err(Status::internal)
+    pub fn decode(&self, store_key: &str, bytes: &[u8]) -> Result<Value, Status> {
+        (self.cache.spec.decode)(store_key, bytes).map_err(Status::internal)
     }
 }
 
 /// First bytes of every stored protobuf object.
 const PROTO_MAGIC: &[u8] = b"k8s\0";
 
-fn decoder(facts: &'static ResourceFacts) -> Arc<dyn Fn(&[u8]) -> Result<Value, String> + Send + Sync> {
-    Arc::new(move |bytes| {
+fn decoder(facts: &'static ResourceFacts, encryption: Option<Arc<Encryption>>) -> Decode {
+    Arc::new(move |store_key, bytes| {
+        let mut opened = None;
+        if is_encrypted(bytes) {
+            let encryption =
+                encryption.as_ref().ok_or("the stored value is encrypted and no key is configured")?;
+            opened = encryption.open(store_key, bytes).map_err(|e| e.to_string())?;
+        }
+        let bytes = opened.as_deref().unwrap_or(bytes);
         let object: Value = if bytes.starts_with(PROTO_MAGIC) {
             proto::decode(bytes).map_err(|e| e.to_string())?.value
         } else {

@@ -82,7 +82,7 @@ impl Stored {
         if let Some(entry) = self.cache.get(&key).filter(|e| e.revision == kv.mod_revision) {
             return Ok(Some(entry));
         }
-        let object = self.decode(&kv.value)?;
+        let object = self.decode(&self.store_key(namespace, name), &kv.value)?;
         Ok(Some(Arc::new(Prepared::new(&object, self.strategy).entry(&key, kv.mod_revision))))
     }
 
@@ -92,7 +92,8 @@ impl Stored {
         if let Some(entry) = self.cache.get(key).filter(|e| e.revision == kv.mod_revision) {
             return Ok(Current { object: entry.object(), revision: kv.mod_revision });
         }
-        let mut object = self.decode(&kv.value)?;
+        let store_key = String::from_utf8_lossy(&kv.key);
+        let mut object = self.decode(&store_key, &kv.value)?;
         set_revision(&mut object, kv.mod_revision);
         Ok(Current { object, revision: kv.mod_revision })
     }
@@ -113,8 +114,9 @@ impl Stored {
             object.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or_default()
         };
         let key = self.key(text("namespace"), text("name"));
-        let store_key = Bytes::from(format!("{}{key}", self.cache.spec.prefix));
-        let value = Bytes::from(self.encode(object));
+        let store_key = format!("{}{key}", self.cache.spec.prefix);
+        let value = Bytes::from(self.encode(&store_key, object)?);
+        let store_key = Bytes::from(store_key);
         self.cache.announce(&key, value.clone(), Prepared::new(object, self.strategy));
         let put = PutRequest { key: store_key.clone(), value, lease, ..PutRequest::default() };
         let outcome = self.commit(store, store_key, expected, put.into()).await;
