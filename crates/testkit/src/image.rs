@@ -71,6 +71,8 @@ impl Image {
             header.set_mode(mode);
             header.set_size(size);
             header.set_mtime(1);
+            header.set_uid(0);
+            header.set_gid(0);
             header
         };
         for directory in &self.directories {

@@ -234,7 +234,7 @@ async fn write(
             if before.get(&key) == Some(&value) {
                 continue;
             }
-            let value = if key == "addresses" { replace(&value) } else { value };
+            let value = if key == "addresses" && before.contains_key(&key) { replace(&value) } else { value };
             diff.insert(key, value);
         }
     }

@@ -117,7 +117,7 @@ pub(crate) fn difference(from: &PodStatus, to: &PodStatus) -> Map<String, Value>
             // Merged by type: conditions that others write stay as they are.
             "conditions" => conditions(from.conditions.as_deref(), to.conditions.as_deref()),
             // Merged by address: the list is meant as a whole.
-            "podIPs" | "hostIPs" => replace(value),
+            "podIPs" | "hostIPs" if old.contains_key(key) => replace(value),
             _ => value.clone(),
         };
         out.insert(key.clone(), patch);
