@@ -8,9 +8,9 @@ use isopod_mvcc::{Op, Reply};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Engine;
 use super::core::expect_reply;
 use super::write::reply_of;
+use super::{Engine, Shared};
 use crate::checkpoint::Producer;
 
 /// The version reported to clients, which tells them what the API can do.
@@ -101,23 +101,29 @@ impl Engine {
         let (pieces, receiver) = mpsc::channel(BACKUP_QUEUE);
         let shared = self.shared.clone();
         tokio::task::spawn_blocking(move || {
-            let mut producer = Producer::new(&shared.state, (shared.cluster_id, shared.member_id));
-            let (mut hash, mut length) = (Sha256::new(), 0);
-            let mut piece = Vec::new();
-            while producer.next(&mut piece) {
-                hash.update(&piece);
-                length += piece.len() as u64;
-                if pieces.blocking_send(std::mem::take(&mut piece).into()).is_err() {
-                    return;
-                }
-            }
-            let mut end = vec![0; (length.next_multiple_of(BACKUP_PAGE_BYTES) - length) as usize];
-            hash.update(&end);
-            end.extend_from_slice(&hash.finalize());
-            let _ = pieces.blocking_send(end.into());
+            write_backup(&shared, &pieces);
+            // Nothing was freed meanwhile.
+            shared.queue.nudge();
         });
         receiver
     }
+}
+
+fn write_backup(shared: &Shared, pieces: &mpsc::Sender<Bytes>) {
+    let mut producer = Producer::new(&shared.state, (shared.cluster_id, shared.member_id));
+    let (mut hash, mut length) = (Sha256::new(), 0);
+    let mut piece = Vec::new();
+    while producer.next(&mut piece) {
+        hash.update(&piece);
+        length += piece.len() as u64;
+        if pieces.blocking_send(std::mem::take(&mut piece).into()).is_err() {
+            return;
+        }
+    }
+    let mut end = vec![0; (length.next_multiple_of(BACKUP_PAGE_BYTES) - length) as usize];
+    hash.update(&end);
+    end.extend_from_slice(&hash.finalize());
+    let _ = pieces.blocking_send(end.into());
 }
 
 fn describe_alarm(alarm: &AlarmMember) -> String {
