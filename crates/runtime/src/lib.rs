@@ -5,6 +5,7 @@
 //! namespaces and what else ends with the machine under `state`.
 
 pub mod cgroup;
+mod checks;
 mod client;
 mod containers;
 mod error;
@@ -24,6 +25,7 @@ mod status;
 mod streams;
 mod usage;
 
+pub use checks::{Check, Level, checks};
 pub use error::Error;
 pub use purge::purge;
 pub use runtime::{Config, Runtime};

@@ -21,7 +21,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{ForkResult, fork, pipe2};
 use serde::{Deserialize, Serialize};
 
+use super::device_filter;
 use super::protocol::{Start, send};
+use crate::cgroup::Cgroups;
 
 /// What the child tells the shim; one packet each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -116,6 +118,7 @@ pub(crate) fn create(start: &Start, stdio: Stdio, to: &OwnedFd, dir: &Path) -> R
     if let Some(master) = master {
         report(to, &Report::Terminal, &[master.as_raw_fd()])?;
     }
+    filter_devices(start)?;
     let pid = container.pid().map(|pid| pid.as_raw()).ok_or("the container has no process")?;
     container.start().map_err(|e| chain(&e))?;
     drop(status_out);
@@ -123,6 +126,19 @@ pub(crate) fn create(start: &Start, stdio: Stdio, to: &OwnedFd, dir: &Path) -> R
         None => report(to, &Report::Running { pid }, &[]),
         Some(message) => Err(message),
     }
+}
+
+/// On control groups version 2 devices are filtered by a program; the container does not run yet.
+fn filter_devices(start: &Start) -> Result<(), String> {
+    let cgroups = Cgroups::detect().map_err(|e| e.to_string())?;
+    let Some(dir) = cgroups.dir("", &start.cgroup).filter(|_| cgroups.is_v2()) else { return Ok(()) };
+    let spec = Spec::load(Path::new(&start.bundle).join("config.json")).map_err(|e| chain(&e))?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    if device_filter::allows_all(rules) {
+        return Ok(());
+    }
+    device_filter::attach(&dir, rules).map_err(|e| format!("filter devices of {}: {e}", dir.display()))
 }
 
 fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, String> {

@@ -7,6 +7,7 @@
 mod conn;
 mod container;
 mod create;
+mod device_filter;
 mod exec;
 mod external;
 mod logs;
