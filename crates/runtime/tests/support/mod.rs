@@ -185,8 +185,8 @@ fn tar_entry(
     }
 }
 
-/// A docker archive with busybox, a user, and a whiteout in a second layer.
-pub(crate) fn docker_archive(tag: &str) -> Vec<u8> {
+/// Busybox with a user, and a whiteout in a second layer: two layers and the configuration.
+pub(crate) fn image_parts() -> (Vec<u8>, Vec<u8>, String) {
     use tar::EntryType::{Directory, Regular, Symlink};
     let busybox = std::fs::read("/bin/busybox").expect("Debian's busybox-static is installed");
     let mut first = tar::Builder::new(Vec::new());
@@ -216,6 +216,14 @@ pub(crate) fn docker_archive(tag: &str) -> Vec<u8> {
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(&first)), format!("sha256:{}", digest(&second))]},
     })
     .to_string();
+    (first, second, config)
+}
+
+/// An image as a docker archive.
+pub(crate) fn docker_archive(tag: &str) -> Vec<u8> {
+    use tar::EntryType::Regular;
+    let (first, second, config) = image_parts();
+    let digest = |bytes: &[u8]| format!("{:x}", Sha256::digest(bytes));
     let name = format!("{}.json", digest(config.as_bytes()));
     let manifest = serde_json::json!([
         {"Config": name, "RepoTags": [tag], "Layers": ["1/layer.tar", "2/layer.tar"]}
