@@ -205,7 +205,7 @@ impl Write<'_> {
         errors.extend(match part {
             Part::Object => (strategy.validate_update)(new, old, &rules),
             Part::Status => (strategy.validate_status_update)(new, old, &rules),
-            Part::Subresource => Vec::new(),
+            Part::Subresource => (strategy.validate_subresource)(new, old, &rules),
         });
         if !errors.is_empty() {
             return Err(Status::invalid(stored.group, stored.kind, name_of(new), &errors));

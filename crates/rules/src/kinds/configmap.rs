@@ -3,14 +3,27 @@
 use isopod_api::field::{Error, ErrorList, Path};
 use isopod_api::{Value, names};
 
+use super::columns::Column;
 use super::shared::at;
 use super::{Context, Strategy};
 
 /// Most bytes of all values together.
 const DATA_BYTES_MAX: usize = 1024 * 1024;
 
-pub(super) const STRATEGIES: &[&Strategy] =
-    &[&Strategy { group: "", kind: "ConfigMap", validate, validate_update, ..Strategy::DEFAULT }];
+pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
+    group: "",
+    kind: "ConfigMap",
+    validate,
+    validate_update,
+    columns: &[Column::text("Data", "Entries of the map.")],
+    row: |object, _| vec![(entries(object, "data") + entries(object, "binaryData")).into()],
+    ..Strategy::DEFAULT
+}];
+
+/// How many entries a map of the object has.
+pub(super) fn entries(object: &Value, field: &str) -> usize {
+    object.get(field).and_then(Value::as_object).map_or(0, |map| map.len())
+}
 
 fn validate(object: &Value, _: &Context<'_>) -> ErrorList {
     let mut errors = ErrorList::new();

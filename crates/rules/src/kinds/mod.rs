@@ -4,31 +4,38 @@
 //! kinds differ. All functions see objects in the storage version of their kind, defaulted. A kind without
 //! a file of its own gets [`Strategy::DEFAULT`]. Adding a kind's rules is one file and one line here.
 
+mod check;
 mod columns;
 pub mod meta;
 mod shared;
 
+mod admissionregistration;
+mod apiserver;
 mod apps;
 mod autoscaling;
 mod batch;
+mod certificates;
 mod configmap;
 mod coordination;
-mod csr;
 mod endpoints;
 mod event;
+mod flowcontrol;
 mod namespace;
 mod networking;
 mod node;
 mod pod;
+mod podspec;
 mod policy;
 mod rbac;
+mod resource;
 mod resourcequota;
+mod scheduling;
 mod secret;
 pub mod service;
 mod serviceaccount;
 mod storage;
 
-pub use columns::{Column, age, human_duration};
+pub use columns::{AGE, Column, NAME, age, human_duration};
 pub use pod::qos_class;
 
 use isopod_api::Value;
@@ -82,6 +89,8 @@ pub struct Strategy {
     pub validate_update: fn(&Value, &Value, &Context<'_>) -> ErrorList,
     /// Validates a change of the `status` subresource.
     pub validate_status_update: fn(&Value, &Value, &Context<'_>) -> ErrorList,
+    /// Validates what another subresource's handler has made of the request ([`Context::subresource`] names it).
+    pub validate_subresource: fn(&Value, &Value, &Context<'_>) -> ErrorList,
     /// Warnings for the client that writes `new` over `old`.
     pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     /// Whether a new object keeps the status that the client sent (few kinds).
@@ -89,6 +98,8 @@ pub struct Strategy {
     /// Fields besides `metadata.name` and `metadata.namespace` that field selectors may name: label and
     /// the path it reads in the storage version.
     pub selectable: &'static [(&'static str, &'static str)],
+    /// What selectable fields read where the object has none of it, if not the empty text.
+    pub selectable_absent: &'static [(&'static str, &'static str)],
     /// Table columns after Name and before Age; empty for kinds that show only those two.
     pub columns: &'static [Column],
     /// Cells of one row, for `columns` in order.
@@ -121,9 +132,11 @@ impl Strategy {
         validate: |_, _| Vec::new(),
         validate_update: |_, _, _| Vec::new(),
         validate_status_update: |_, _, _| Vec::new(),
+        validate_subresource: |_, _, _| Vec::new(),
         warnings: |_, _| Vec::new(),
         keep_status_on_create: false,
         selectable: &[],
+        selectable_absent: &[],
         columns: &[],
         row: |_, _| Vec::new(),
         name_and_age: true,
@@ -136,27 +149,38 @@ impl Strategy {
             "metadata.name" | "metadata.namespace" => label,
             _ => self.selectable.iter().find(|(l, _)| *l == label)?.1,
         };
-        Some(shared::text_at(object, path))
+        match shared::text_at(object, path) {
+            text if text.is_empty() => {
+                let absent = self.selectable_absent.iter().find(|(l, _)| *l == label);
+                Some(absent.map_or("", |(_, value)| *value).into())
+            }
+            text => Some(text),
+        }
     }
 }
 
 /// All kinds with rules of their own.
 static TABLE: &[&[&Strategy]] = &[
+    admissionregistration::STRATEGIES,
+    apiserver::STRATEGIES,
     apps::STRATEGIES,
     autoscaling::STRATEGIES,
     batch::STRATEGIES,
+    certificates::STRATEGIES,
     configmap::STRATEGIES,
     coordination::STRATEGIES,
-    csr::STRATEGIES,
     endpoints::STRATEGIES,
     event::STRATEGIES,
+    flowcontrol::STRATEGIES,
     namespace::STRATEGIES,
     networking::STRATEGIES,
     node::STRATEGIES,
     pod::STRATEGIES,
     policy::STRATEGIES,
     rbac::STRATEGIES,
+    resource::STRATEGIES,
     resourcequota::STRATEGIES,
+    scheduling::STRATEGIES,
     secret::STRATEGIES,
     service::STRATEGIES,
     serviceaccount::STRATEGIES,
@@ -182,6 +206,8 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for s in TABLE.iter().flat_map(|f| f.iter()) {
             assert!(seen.insert((s.group, s.kind)), "{s:?} stands twice");
+            let cells = (s.row)(&serde_json::json!({}), jiff::Timestamp::UNIX_EPOCH);
+            assert_eq!(cells.len(), s.columns.len(), "cells of {s:?}");
         }
     }
 }

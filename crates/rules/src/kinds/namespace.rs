@@ -4,7 +4,8 @@ use isopod_api::Value;
 use isopod_api::object::child_mut;
 use serde_json::json;
 
-use super::shared::list_at;
+use super::columns::Column;
+use super::shared::{list_at, str_at};
 use super::{Context, Strategy, meta};
 
 /// The finalizer in `spec.finalizers` of every namespace.
@@ -23,6 +24,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
     },
     keep_status_on_create: true,
     selectable: &[("status.phase", "status.phase")],
+    columns: &[Column::text("Status", "Phase of the namespace.")],
+    row: |namespace, _| vec![str_at(namespace, "status.phase").into()],
     ..Strategy::DEFAULT
 }];
 

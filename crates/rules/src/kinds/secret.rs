@@ -3,7 +3,8 @@
 use isopod_api::field::{Error, ErrorList, Path};
 use isopod_api::{Value, names};
 
-use super::configmap::immutable;
+use super::columns::Column;
+use super::configmap::{entries, immutable};
 use super::shared::str_at;
 use super::{Context, Strategy};
 
@@ -18,6 +19,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
     validate,
     validate_update,
     selectable: &[("type", "type")],
+    columns: &[Column::text("Type", "Kind of the secret."), Column::text("Data", "Entries of the secret.")],
+    row: |secret, _| vec![str_at(secret, "type").into(), entries(secret, "data").into()],
     ..Strategy::DEFAULT
 }];
 

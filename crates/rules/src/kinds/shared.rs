@@ -33,3 +33,8 @@ pub(super) fn list_at<'v>(object: &'v Value, path: &str) -> &'v [Value] {
 pub(super) fn int_at(object: &Value, path: &str) -> i64 {
     at(object, path).and_then(Value::as_i64).unwrap_or(0)
 }
+
+/// The truth at a dotted path, false when absent.
+pub(super) fn bool_at(object: &Value, path: &str) -> bool {
+    at(object, path).and_then(Value::as_bool).unwrap_or(false)
+}

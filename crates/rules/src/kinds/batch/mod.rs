@@ -1,5 +1,7 @@
 //! Jobs and CronJobs.
 
+mod columns;
+
 use isopod_api::Value;
 use isopod_api::object::child_mut;
 use serde_json::json;
@@ -15,9 +17,18 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         prepare_for_create: prepare_job,
         selectable: &[("status.successful", "status.succeeded")],
         orphan_by_default: true,
+        columns: columns::JOB,
+        row: columns::job,
         ..Strategy::DEFAULT
     },
-    &Strategy { group: "batch", kind: "CronJob", generation: true, ..Strategy::DEFAULT },
+    &Strategy {
+        group: "batch",
+        kind: "CronJob",
+        generation: true,
+        columns: columns::CRON_JOB,
+        row: columns::cron_job,
+        ..Strategy::DEFAULT
+    },
 ];
 
 /// Gives a job without a manual selector the selector on its own uid, and its pods the labels for it.

@@ -1,10 +1,14 @@
 //! Services. Addresses and node ports are allocated by the API server, around these functions.
 
+mod columns;
+
 use isopod_api::object::child_mut;
 use isopod_api::{Map, Value};
 
 use super::shared::{list_at, str_at};
 use super::{Context, Strategy};
+
+pub(super) use columns::load_balancer;
 
 pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
     group: "",
@@ -12,6 +16,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
     name: super::meta::label_1035,
     create_on_update: true,
     prepare_for_update,
+    columns: columns::SERVICE,
+    row: columns::service,
     selectable: &[("spec.clusterIP", "spec.clusterIP"), ("spec.type", "spec.type")],
     ..Strategy::DEFAULT
 }];

@@ -1,12 +1,16 @@
 //! CertificateSigningRequests.
 
+mod columns;
+
 use isopod_api::Value;
 use isopod_api::object::child_mut;
 use serde_json::json;
 
 use super::{Context, Strategy};
 
-pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
+pub(super) const STRATEGIES: &[&Strategy] = &[&REQUEST, &TRUST_BUNDLE, &POD_REQUEST];
+
+const REQUEST: Strategy = Strategy {
     group: "certificates.k8s.io",
     kind: "CertificateSigningRequest",
     prepare_for_create: record_requester,
@@ -14,8 +18,34 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
         new["spec"] = old["spec"].clone();
     },
     selectable: &[("spec.signerName", "spec.signerName")],
+    columns: columns::REQUEST,
+    row: columns::request,
+    name_and_age: false,
     ..Strategy::DEFAULT
-}];
+};
+
+const TRUST_BUNDLE: Strategy = Strategy {
+    group: "certificates.k8s.io",
+    kind: "ClusterTrustBundle",
+    selectable: &[("spec.signerName", "spec.signerName")],
+    columns: columns::TRUST_BUNDLE,
+    row: columns::trust_bundle,
+    name_and_age: false,
+    ..Strategy::DEFAULT
+};
+
+const POD_REQUEST: Strategy = Strategy {
+    group: "certificates.k8s.io",
+    kind: "PodCertificateRequest",
+    selectable: &[
+        ("spec.signerName", "spec.signerName"),
+        ("spec.podName", "spec.podName"),
+        ("spec.nodeName", "spec.nodeName"),
+    ],
+    columns: columns::POD_REQUEST,
+    row: columns::pod_request,
+    ..Strategy::DEFAULT
+};
 
 /// Who asks is what authentication says, whatever the request claims.
 fn record_requester(csr: &mut Value, context: &Context<'_>) {

@@ -1,23 +1,34 @@
 //! Deployments, ReplicaSets, StatefulSets, DaemonSets, ControllerRevisions and ReplicationControllers.
 
+mod columns;
+
 use isopod_api::Value;
 
 use super::{Context, Strategy};
 
 pub(super) const STRATEGIES: &[&Strategy] = &[
-    &workload("Deployment"),
-    &workload("DaemonSet"),
-    &workload("StatefulSet"),
-    &Strategy { selectable: &[("status.replicas", "status.replicas")], ..workload("ReplicaSet") },
-    &Strategy { group: "apps", kind: "ControllerRevision", ..Strategy::DEFAULT },
+    &Strategy { columns: columns::DEPLOYMENT, row: columns::deployment, ..workload("Deployment") },
+    &Strategy { columns: columns::DAEMON_SET, row: columns::daemon_set, ..workload("DaemonSet") },
+    &Strategy { columns: columns::STATEFUL_SET, row: columns::stateful_set, ..workload("StatefulSet") },
+    &replicas("ReplicaSet"),
     &Strategy {
-        group: "",
-        selectable: &[("status.replicas", "status.replicas")],
-        orphan_by_default: true,
-        ..workload("ReplicationController")
+        group: "apps",
+        kind: "ControllerRevision",
+        columns: columns::REVISION,
+        row: columns::revision,
+        ..Strategy::DEFAULT
     },
-    &Strategy { group: "", kind: "PodTemplate", generation: true, ..Strategy::DEFAULT },
+    &Strategy { group: "", orphan_by_default: true, ..replicas("ReplicationController") },
 ];
+
+const fn replicas(kind: &'static str) -> Strategy {
+    Strategy {
+        selectable: &[("status.replicas", "status.replicas")],
+        columns: columns::REPLICAS,
+        row: columns::replicas,
+        ..workload(kind)
+    }
+}
 
 const fn workload(kind: &'static str) -> Strategy {
     Strategy {

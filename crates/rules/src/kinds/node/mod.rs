@@ -1,5 +1,7 @@
 //! Nodes and RuntimeClasses.
 
+mod columns;
+
 use super::Strategy;
 
 pub(super) const STRATEGIES: &[&Strategy] = &[
@@ -9,7 +11,16 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         // A kubelet registers with the status it has measured.
         keep_status_on_create: true,
         selectable: &[("spec.unschedulable", "spec.unschedulable")],
+        columns: columns::NODE,
+        row: columns::node,
+        name_and_age: false,
         ..Strategy::DEFAULT
     },
-    &Strategy { group: "node.k8s.io", kind: "RuntimeClass", ..Strategy::DEFAULT },
+    &Strategy {
+        group: "node.k8s.io",
+        kind: "RuntimeClass",
+        columns: columns::RUNTIME_CLASS,
+        row: columns::runtime_class,
+        ..Strategy::DEFAULT
+    },
 ];

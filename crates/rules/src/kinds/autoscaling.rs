@@ -1,6 +1,0 @@
-//! HorizontalPodAutoscalers.
-
-use super::Strategy;
-
-pub(super) const STRATEGIES: &[&Strategy] =
-    &[&Strategy { group: "autoscaling", kind: "HorizontalPodAutoscaler", ..Strategy::DEFAULT }];

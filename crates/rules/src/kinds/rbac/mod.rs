@@ -1,0 +1,27 @@
+//! Roles, ClusterRoles and their bindings.
+
+mod columns;
+
+use super::columns::{CREATED_AT, NAME, created_at_row};
+use super::{Strategy, meta};
+
+pub(super) const STRATEGIES: &[&Strategy] =
+    &[&role("Role"), &role("ClusterRole"), &binding("RoleBinding"), &binding("ClusterRoleBinding")];
+
+const fn role(kind: &'static str) -> Strategy {
+    Strategy { columns: &[NAME, CREATED_AT], row: created_at_row, name_and_age: false, ..rbac(kind) }
+}
+
+const fn binding(kind: &'static str) -> Strategy {
+    Strategy { columns: columns::BINDING, row: columns::binding, ..rbac(kind) }
+}
+
+const fn rbac(kind: &'static str) -> Strategy {
+    Strategy {
+        group: "rbac.authorization.k8s.io",
+        kind,
+        name: meta::path_segment,
+        create_on_update: true,
+        ..Strategy::DEFAULT
+    }
+}
