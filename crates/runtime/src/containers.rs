@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::client::blocking;
 use crate::error::{Context, Error};
-use crate::images::{ImageConfig, ImageRecord, User, remove_tree, resolve_user};
+use crate::images::{ImageConfig, ImageRecord, Reference, User, remove_tree, resolve_user};
 use crate::record::{ContainerRecord, save, save_config};
 use crate::runtime::{Container, Inner, Sandbox, new_id, now};
 use crate::sandboxes::modes;
@@ -49,6 +49,7 @@ impl Inner {
             id: id.clone(),
             sandbox_id: sandbox.id.clone(),
             image_id: image.id.clone(),
+            image_name: image_name(&image, &config),
             image_ref: image.digests.first().cloned().unwrap_or_else(|| image.id.clone()),
             created_at: now(),
             cgroup: format!("{}/{id}", sandbox.cgroup_parent()),
@@ -342,6 +343,14 @@ fn merge(known: &mut LinuxContainerResources, change: LinuxContainerResources) {
     if !change.hugepage_limits.is_empty() {
         known.hugepage_limits = change.hugepage_limits;
     }
+}
+
+/// The name that the user knows the image by, if the image still has it; else any.
+fn image_name(image: &ImageRecord, config: &ContainerConfig) -> String {
+    let wanted = config.image.as_ref().map(|spec| spec.user_specified_image.as_str()).unwrap_or_default();
+    let wanted = Reference::parse(wanted).map(|reference| reference.with_tag()).unwrap_or_default();
+    let same = image.tags.iter().find(|tag| **tag == wanted);
+    same.or(image.tags.first()).or(image.digests.first()).unwrap_or(&image.id).clone()
 }
 
 fn log_path(sandbox: &PodSandboxConfig, container: &ContainerConfig) -> String {

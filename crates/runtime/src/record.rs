@@ -37,6 +37,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) sandbox_id: String,
     pub(crate) image_id: String,
     pub(crate) image_ref: String,
+    /// A name of the image, to be shown.
+    #[serde(default)]
+    pub(crate) image_name: String,
     pub(crate) created_at: i64,
     pub(crate) started_at: i64,
     pub(crate) finished_at: i64,

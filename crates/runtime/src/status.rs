@@ -5,6 +5,7 @@ use std::sync::Arc;
 use isopod_cri::v1::*;
 
 use crate::client::blocking;
+use crate::record::ContainerRecord;
 use crate::runtime::{Container, Inner, Sandbox, now};
 use crate::shim::protocol::{Exit, Reply};
 
@@ -69,7 +70,7 @@ impl Container {
             started_at: record.started_at,
             finished_at: record.finished_at,
             exit_code: record.exit_code,
-            image: config.image.clone(),
+            image: shown_image(&config, &record),
             image_ref: record.image_ref.clone(),
             reason: record.reason.clone(),
             message: record.message.clone(),
@@ -107,6 +108,15 @@ impl Container {
             image_id: record.image_id.clone(),
         }
     }
+}
+
+/// The kubelet asks for a container by the id of its image; users know the name.
+fn shown_image(config: &ContainerConfig, record: &ContainerRecord) -> Option<ImageSpec> {
+    let mut spec = config.image.clone()?;
+    if !record.image_name.is_empty() {
+        spec.image.clone_from(&record.image_name);
+    }
+    Some(spec)
 }
 
 impl Inner {

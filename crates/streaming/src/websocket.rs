@@ -15,8 +15,9 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::backend::{Backend, Command, Streams, TerminalSize};
 use crate::command::{CHUNK_BYTES, Kind, LINGER, PIPE_BYTES, SIZES_MAX, parse_size, run};
@@ -59,6 +60,11 @@ async fn open<S: Socket>(io: S) -> WebSocketStream<S> {
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+}
+
+/// The end of a connection. Clients take one without a status for a failure.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
 }
 
 fn encode(base64: bool, channel: u8, bytes: &[u8]) -> Message {
@@ -105,6 +111,7 @@ async fn write_messages<S: Socket>(
             return;
         }
     }
+    let _ = sink.send(goodbye()).await;
     let _ = sink.close().await;
 }
 
@@ -292,6 +299,7 @@ pub(crate) async fn tunnel<S: Socket>(io: S) -> DuplexStream {
                 return;
             }
         }
+        let _ = sink.send(goodbye()).await;
         let _ = sink.close().await;
     });
     theirs
