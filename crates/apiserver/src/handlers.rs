@@ -21,6 +21,12 @@ use crate::respond::{self, Answer, Shown, meta_schema};
 use crate::server::ApiServer;
 use crate::{nonresource, subresources};
 
+/// Kinds of the core group whose use draws a warning: version, kind, since when and what instead.
+const DEPRECATED: &[(&str, &str, &str)] = &[
+    ("v1", "ComponentStatus", "v1.19+"),
+    ("v1", "Endpoints", "v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+];
+
 impl ApiServer {
     /// Answers a request that authorisation has let through.
     pub(crate) async fn dispatch(self: Arc<Self>, ctx: Arc<Ctx>, body: RequestBody) -> Answer {
@@ -34,6 +40,13 @@ impl ApiServer {
         };
         let resource = Arc::clone(resource);
         check_scope(&ctx, &resource)?;
+        if let Some((_, _, since)) = DEPRECATED
+            .iter()
+            .find(|(v, kind, _)| (*v, *kind) == (resource.facts.version, resource.facts.kind))
+        {
+            let (version, kind) = (resource.api_version(), resource.facts.kind);
+            ctx.warn(format!("{version} {kind} is deprecated in {since}"));
+        }
         if info.subresource.is_empty() {
             self.resource(&ctx, &resource, body).await
         } else {

@@ -7,6 +7,9 @@ use support::{Caller, server};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
+/// Method, path (`@` stands for the collection), headers, body; code and reason of the answer.
+type Case<'c> = (&'c str, &'c str, &'c [(&'c str, &'c str)], Vec<u8>, u16, &'c str);
+
 #[tokio::test]
 async fn statuses() {
     let server = server().await;
@@ -14,7 +17,7 @@ async fn statuses() {
     let json_type: &[(&str, &str)] = &[("content-type", "application/json")];
     let deep = format!("{{\"data\":{}1{}}}", "[".repeat(5000), "]".repeat(5000));
     let big = vec![b' '; 3 * 1024 * 1024 + 1];
-    let cases: Vec<(&str, &str, &[(&str, &str)], Vec<u8>, u16, &str)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("POST", MAPS, json_type, big, 413, "RequestEntityTooLarge"),
         ("POST", MAPS, json_type, deep.into_bytes(), 400, "BadRequest"),
         ("POST", MAPS, json_type, b"{".to_vec(), 400, "BadRequest"),

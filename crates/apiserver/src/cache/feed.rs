@@ -134,6 +134,10 @@ impl Feed {
         let mut request = WatchCreateRequest::prefix(self.prefix.clone(), from + 1);
         request.progress_notify = true;
         let mut events = self.store.watch(request).await?;
+        // A cache filled before this watch stood may have missed what came in between.
+        for cache in self.caches() {
+            cache.reset();
+        }
         self.advance(from);
         if let Some(started) = started.take() {
             let _ = started.send(());

@@ -251,10 +251,12 @@ impl Cache {
         *self.state.lock() = State::default();
     }
 
-    /// The state now, which includes every change up to `progress` if the feed has come that far.
-    pub fn snapshot(&self, progress: i64) -> Snapshot {
+    /// The state now, which includes every change up to `progress` if the feed has come that far; `None`
+    /// while the cache is not filled.
+    pub fn snapshot(&self, progress: i64) -> Option<Snapshot> {
         let state = self.state.lock();
-        Snapshot { objects: state.objects.clone(), revision: state.revision.max(progress) }
+        let snapshot = Snapshot { objects: state.objects.clone(), revision: state.revision.max(progress) };
+        matches!(state.phase, Phase::Ready).then_some(snapshot)
     }
 
     /// Revision of the newest change seen.
@@ -262,7 +264,7 @@ impl Cache {
         self.state.lock().revision
     }
 
-    /// One object as of the newest change seen.
+    /// One object as of the newest change seen; `None` also while the cache is not filled.
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.state.lock().objects.get(key).cloned()
     }
@@ -294,10 +296,11 @@ impl Cache {
         state.ring.shrink_to(limits::EVENT_RING_MIN);
     }
 
-    /// Registers a watch for every change after `after`; `None` as `after` stands for "from now on".
+    /// Registers a watch for every change after `after`. What the cache does not have any more, or not yet,
+    /// is refused.
     pub fn watch(&self, filter: Filter, after: i64) -> Result<Watch, Status> {
         let mut state = self.state.lock();
-        if after < state.ring_start {
+        if after < state.ring_start || !matches!(state.phase, Phase::Ready) {
             return Err(Status::too_old_resource_version(
                 u64::try_from(after).unwrap_or(0),
                 u64::try_from(state.ring_start).unwrap_or(0),
@@ -321,9 +324,7 @@ impl Cache {
     /// Notes what is about to be written, so that the feed need not decode it again. The value must be the
     /// very bytes handed to the store.
     pub fn announce(&self, key: &str, value: Bytes, prepared: Prepared) {
-        if self.is_ready() {
-            self.pending.lock().insert(key.into(), (value, prepared));
-        }
+        self.pending.lock().insert(key.into(), (value, prepared));
     }
 
     /// Takes back an announcement whose write did not happen.

@@ -60,6 +60,20 @@ impl Token {
 impl ApiServer {
     /// A snapshot of a resource: at the newest revision, or one not older than `at_least`.
     pub async fn snapshot(&self, resource: &Resource, at_least: Option<i64>) -> Result<Snapshot, Status> {
+        // The cache may start anew between one step and the next.
+        for _ in 0..limits::UPDATE_RETRIES_MAX {
+            if let Some(snapshot) = self.try_snapshot(resource, at_least).await? {
+                return Ok(snapshot);
+            }
+        }
+        Err(Status::service_unavailable("the cache is being filled anew").retry_after(1))
+    }
+
+    async fn try_snapshot(
+        &self,
+        resource: &Resource,
+        at_least: Option<i64>,
+    ) -> Result<Option<Snapshot>, Status> {
         let registry = self.registry();
         let cache = &resource.stored.cache;
         cache.ensure(&*registry.store).await?;
@@ -142,8 +156,7 @@ impl ApiServer {
                 "",
             ));
         }
-        let now = stored.cache.snapshot(revision);
-        if now.revision == revision {
+        if let Some(now) = stored.cache.snapshot(revision).filter(|s| s.revision == revision) {
             return Ok(now);
         }
         let mut request = RangeRequest::prefix(stored.cache.spec.prefix.clone());

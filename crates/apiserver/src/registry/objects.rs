@@ -165,6 +165,17 @@ impl ApiServer {
         Ok(stored.cache.revision())
     }
 
+    /// What the cache of a resource holds now.
+    async fn cached(&self, stored: &super::Stored) -> Result<crate::cache::Snapshot, Status> {
+        for _ in 0..crate::limits::UPDATE_RETRIES_MAX {
+            stored.cache.ensure(&*self.registry().store).await?;
+            if let Some(snapshot) = stored.cache.snapshot(0) {
+                return Ok(snapshot);
+            }
+        }
+        Err(Status::service_unavailable("the cache is being filled anew").retry_after(1))
+    }
+
     /// All objects of a resource in the cache.
     pub(crate) async fn cached_objects(
         &self,
@@ -172,10 +183,8 @@ impl ApiServer {
         resource: &str,
         namespace: &str,
     ) -> Result<Vec<Value>, Status> {
-        let stored = self.registry().stored(group, resource)?;
-        stored.cache.ensure(&*self.registry().store).await?;
         let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-        let snapshot = stored.cache.snapshot(0);
+        let snapshot = self.cached(self.registry().stored(group, resource)?).await?;
         Ok(snapshot.objects.with_prefix(&prefix).map(|e| e.object()).collect())
     }
 }
@@ -191,8 +200,8 @@ impl Objects for SystemObjects {
     ) -> Result<Option<Value>, Status> {
         let server = self.server()?;
         let stored = server.registry().stored(group, resource)?;
-        stored.cache.ensure(&*server.registry().store).await?;
-        Ok(stored.cache.get(&stored.key(namespace, name)).map(|e| e.object()))
+        let snapshot = server.cached(stored).await?;
+        Ok(snapshot.objects.get(&stored.key(namespace, name)).map(|e| e.object()))
     }
 
     async fn get_latest(

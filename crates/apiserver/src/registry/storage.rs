@@ -117,7 +117,9 @@ impl Stored {
         let store_key = format!("{}{key}", self.cache.spec.prefix);
         let value = Bytes::from(self.encode(&store_key, object)?);
         let store_key = Bytes::from(store_key);
-        self.cache.announce(&key, value.clone(), Prepared::new(object, self.strategy));
+        if self.cache.is_ready() {
+            self.cache.announce(&key, value.clone(), Prepared::new(object, self.strategy));
+        }
         let put = PutRequest { key: store_key.clone(), value, lease, ..PutRequest::default() };
         let outcome = self.commit(store, store_key, expected, put.into()).await;
         match &outcome {

@@ -23,12 +23,22 @@ struct State {
 pub struct MemoryStore {
     state: Mutex<State>,
     events: broadcast::Sender<WatchResponse>,
+    breaks: broadcast::Sender<()>,
 }
 
 impl MemoryStore {
     pub fn new() -> Arc<MemoryStore> {
         let state = State { revision: 1, ..State::default() };
-        Arc::new(MemoryStore { state: Mutex::new(state), events: broadcast::channel(65_536).0 })
+        Arc::new(MemoryStore {
+            state: Mutex::new(state),
+            events: broadcast::channel(65_536).0,
+            breaks: broadcast::channel(1).0,
+        })
+    }
+
+    /// Ends all watches with an error, as a lost connection does.
+    pub fn break_watches(&self) {
+        let _ = self.breaks.send(());
     }
 }
 
@@ -186,6 +196,9 @@ impl Store for MemoryStore {
             });
             Ok(response)
         });
+        let mut breaks = self.breaks.subscribe();
+        let stream = stream.take_until(Box::pin(async move { drop(breaks.recv().await) }));
+        let stream = stream.chain(futures::stream::iter([Err(Error::WatchCanceled)]));
         Ok(WatchStream::new(state.revision, stream, Box::new(NoControl)))
     }
     async fn lease_grant(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Error> {

@@ -53,8 +53,16 @@ pub async fn server() -> Arc<ApiServer> {
 
 /// The same with other layers.
 pub async fn server_with(change: impl FnOnce(&mut Layers)) -> Arc<ApiServer> {
+    server_on(memory_store::MemoryStore::new(), change).await
+}
+
+/// The same on a store at hand.
+pub async fn server_on(
+    store: Arc<memory_store::MemoryStore>,
+    change: impl FnOnce(&mut Layers),
+) -> Arc<ApiServer> {
     let config = Config::new("127.0.0.1".parse().unwrap(), 6443, "10.43.0.0/16".parse().unwrap());
-    let server = ApiServer::with_layers(config, memory_store::MemoryStore::new(), |mut layers| {
+    let server = ApiServer::with_layers(config, store, |mut layers| {
         layers.authorizers = vec![Arc::new(AllowAll)];
         layers.admission.clear();
         change(&mut layers);

@@ -59,6 +59,9 @@ pub struct Context<'a> {
 /// Checks a name (or, if the flag is set, the prefix in `generateName`) and says what is wrong.
 pub type NameRule = fn(&str, bool) -> Vec<String>;
 
+/// Seconds an object gets to end, from the object and what the client asked for.
+pub type GraceRule = fn(&Value, Option<i64>) -> Option<i64>;
+
 /// The functions and facts of one kind.
 #[derive(Clone, Copy)]
 pub struct Strategy {
@@ -76,7 +79,7 @@ pub struct Strategy {
     pub unconditional_update: bool,
     /// Seconds between the request to delete and the deletion if the client names none; `None` for kinds
     /// that are deleted at once.
-    pub graceful_seconds: Option<fn(&Value, Option<i64>) -> Option<i64>>,
+    pub graceful_seconds: Option<GraceRule>,
     /// Sets the fields that clients may not choose, before validation of a create.
     pub prepare_for_create: fn(&mut Value, &Context<'_>),
     /// Carries over what an update may not change; `old` is the stored object.
