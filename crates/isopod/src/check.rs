@@ -81,8 +81,18 @@ pub(crate) fn faults(config: &Config) -> Vec<String> {
         .collect()
 }
 
-async fn node_findings() -> Vec<Finding> {
-    let mut findings = Vec::new();
+async fn node_findings(config: &Config) -> Vec<Finding> {
+    use isopod_runtime::Level;
+    let root = config.data_dir.join(crate::image::RUNTIME);
+    let mut findings: Vec<Finding> = isopod_runtime::checks(&root)
+        .into_iter()
+        .map(|check| Finding {
+            problem: (check.level != Level::Good).then_some(check.found),
+            name: check.name.to_owned(),
+            hint: check.hint,
+            optional: check.level == Level::Degraded,
+        })
+        .collect();
     for probe in isopod_network::check().await {
         findings.push(Finding::new(probe.name, probe.problem, probe.hint));
     }
@@ -94,7 +104,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
     let config = Config::load(args.server)?;
     let mut findings = essentials(&config);
     if config.agent && nix::unistd::geteuid().is_root() {
-        findings.extend(node_findings().await);
+        findings.extend(node_findings(&config).await);
     }
     let mut missing = 0;
     for finding in &findings {

@@ -5,9 +5,11 @@
 
 use crate::config::{Config, OutsideEtcd};
 use anyhow::{Context, Result};
+use base64::Engine;
 use ipnet::IpNet;
 use isopod_api::identity::{GROUP_NODES, UserInfo};
 use isopod_apiserver::ApiServer;
+use isopod_apiserver::registry::encryption::Encryption;
 use isopod_client::{Clock, Informers, SystemClock};
 use isopod_kv::Store;
 use isopod_pki::Pki;
@@ -27,6 +29,10 @@ const CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 60 * 60);
 pub(crate) struct ControlPlane {
     pub(crate) api: Arc<ApiServer>,
     pub(crate) pki: Arc<Pki>,
+    /// What the components of this process read, each kind once.
+    pub(crate) informers: Informers,
+    /// Replaced when it is renewed.
+    pub(crate) kubelet_serving: Arc<ServingCertificate>,
     /// Ends when any part fails.
     pub(crate) parts: JoinSet<Result<()>>,
 }
@@ -94,6 +100,9 @@ fn api_config(config: &Config, pki: &Pki) -> Result<isopod_apiserver::Config> {
     api.authentication.front_proxy_names = vec!["front-proxy-client".into()];
     api.authentication.service_accounts = Some(Arc::new(tokens));
     api.authentication.bootstrap_tokens = true;
+    let key = base64::engine::general_purpose::STANDARD.encode(pki.encryption_key);
+    let encryption = Encryption::new(&[("key1".to_owned(), key)], &["secrets".to_owned()])?;
+    api.encryption = Some(Arc::new(encryption));
     Ok(api)
 }
 
@@ -125,7 +134,14 @@ impl ControlPlane {
         });
         api.start().await.context("start the API server")?;
         info!(%address, "API server is ready");
-        let mut plane = ControlPlane { api, pki: Arc::new(pki), parts };
+        let reader = api.in_process(component("system:kube-controller-manager"));
+        let mut plane = ControlPlane {
+            informers: Informers::new(reader, shutdown.clone()),
+            kubelet_serving: ServingCertificate::new(&pki.kubelet_serving)?,
+            pki: Arc::new(pki),
+            api,
+            parts,
+        };
         plane.write_kubeconfig(config)?;
         plane.run_controllers(config, shutdown);
         plane.renew_certificates(config, serving, shutdown);
@@ -155,8 +171,7 @@ impl ControlPlane {
     }
 
     fn run_controllers(&mut self, config: &Config, shutdown: &CancellationToken) {
-        let manager = self.client("system:kube-controller-manager");
-        let informers = Informers::new(manager.clone(), shutdown.clone());
+        let informers = self.informers.clone();
         let scheduler = isopod_scheduler::run(
             isopod_scheduler::Config::default(),
             self.client("system:kube-scheduler"),
@@ -188,6 +203,7 @@ impl ControlPlane {
         shutdown: &CancellationToken,
     ) {
         let (pki_config, stop) = (pki_config(config), shutdown.clone());
+        let kubelet = self.kubelet_serving.clone();
         self.parts.spawn(async move {
             loop {
                 tokio::select! {
@@ -198,6 +214,7 @@ impl ControlPlane {
                 if !pki.changed.is_empty() {
                     info!(renewed = ?pki.changed, "certificates renewed");
                     serving.replace(&pki.apiserver)?;
+                    kubelet.replace(&pki.kubelet_serving)?;
                 }
             }
         });

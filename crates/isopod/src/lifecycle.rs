@@ -234,6 +234,24 @@ pub(crate) async fn down(args: DownArgs) -> Result<()> {
     Ok(())
 }
 
+/// Unmounts whatever is mounted below a directory, the deepest first, so that removing the directory cannot reach
+/// into what was mounted there.
+pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
+    let mut points: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")))
+        .filter(|point| point.starts_with(directory) && point != directory)
+        .collect();
+    points.sort();
+    for point in points.iter().rev() {
+        nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH)
+            .with_context(|| format!("unmount {}", point.display()))?;
+    }
+    Ok(())
+}
+
 /// Removes a directory tree; a mount that is just going away is waited for.
 fn remove_directory(path: &Path) -> Result<()> {
     for _ in 0..20 {

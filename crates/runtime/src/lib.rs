@@ -27,5 +27,5 @@ mod usage;
 
 pub use checks::{Check, Level, checks};
 pub use error::Error;
-pub use purge::purge;
+pub use purge::{purge, stop_all};
 pub use runtime::{Config, Runtime};

@@ -15,6 +15,12 @@ use crate::snapshot::unmount;
 /// Kills every container and shim of the runtime with these directories, unmounts what it mounted, and
 /// removes its control groups, its state and its data. No server may be running on them.
 pub fn purge(root: &Path, state: &Path) -> Result<(), Error> {
+    stop_all(root, state)?;
+    remove_tree(root)
+}
+
+/// As [`purge`], but images stay.
+pub fn stop_all(root: &Path, state: &Path) -> Result<(), Error> {
     let cgroups = Cgroups::detect()?;
     if root.join("containers").exists() {
         for dir in directories(&root.join("containers"))? {
@@ -42,7 +48,7 @@ pub fn purge(root: &Path, state: &Path) -> Result<(), Error> {
             unmount(&dir.join("shm"))?;
         }
     }
-    for dir in [root, state] {
+    for dir in [&root.join("containers"), &root.join("sandboxes"), state] {
         remove_tree(dir)?;
     }
     // Shared with other runtimes on this machine: they go with the last.

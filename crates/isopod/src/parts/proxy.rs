@@ -49,5 +49,11 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
         ..Config::new(node_name)
     };
     let client = super::client(&flags.kubeconfig).await?;
-    super::until_signal(async |shutdown| Ok(isopod_proxy::run(config, client, shutdown).await?)).await
+    super::until_signal(async |shutdown| {
+        let mut parts = tokio::task::JoinSet::new();
+        // Routes to other nodes' pods need the rights that kube-proxy has: to read nodes.
+        crate::agent::run_routes(client.clone(), &config.node_name, &mut parts, &shutdown);
+        Ok(isopod_proxy::run(config, client, shutdown).await?)
+    })
+    .await
 }
