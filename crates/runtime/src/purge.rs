@@ -70,7 +70,9 @@ fn end_shim(record: &SandboxRecord, run_dir: &Path) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     // It must be gone before its mounts are.
     for _ in 0..200 {
-        if kill(Pid::from_raw(pid), None).is_err() {
+        // A zombie holds nothing any more.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if stat.rsplit(')').next().is_none_or(|rest| rest.trim().is_empty() || rest.trim().starts_with('Z')) {
             return;
         }
         crate::cgroup::pause(std::time::Duration::from_millis(5));

@@ -9,6 +9,7 @@ use isopod_cri::v1::{ContainerConfig, ContainerEventResponse, PodSandboxConfig};
 use isopod_streaming::StreamingServer;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::Cgroups;
 use crate::client::ShimClient;
@@ -76,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) containers: RwLock<HashMap<String, Arc<Container>>>,
     pub(crate) events: broadcast::Sender<ContainerEventResponse>,
     streaming: std::sync::OnceLock<StreamingServer>,
+    /// Ends the tasks that follow shims.
+    pub(crate) closing: CancellationToken,
 }
 
 /// A sandbox.
@@ -135,11 +138,18 @@ impl Runtime {
             containers: RwLock::default(),
             events: broadcast::channel(EVENTS_MAX).0,
             streaming: std::sync::OnceLock::new(),
+            closing: CancellationToken::new(),
         });
         let backend = Arc::new(Processes(Arc::downgrade(&inner)));
         let _ = inner.streaming.set(StreamingServer::new(backend, &inner.config.streaming_url));
         inner.recover().await?;
         Ok(Self { inner })
+    }
+
+    /// Lets go of everything: containers run on, and nothing is written any more of what happens to them.
+    /// Another runtime may then be opened on the same directories. Calls on this one are at the caller's risk.
+    pub fn close(&self) {
+        self.inner.closing.cancel();
     }
 
     /// Serves exec, attach and port-forward to kubelets outside of this process: on `listener`, which must be

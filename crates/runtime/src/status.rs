@@ -191,14 +191,21 @@ impl Inner {
     pub(crate) fn watch(self: &Arc<Self>, sandbox: Arc<Sandbox>) {
         let inner = self.clone();
         tokio::spawn(async move {
-            let error = match sandbox.shim.watch().await {
-                Ok(mut replies) => loop {
+            let followed = async {
+                let mut replies = match sandbox.shim.watch().await {
+                    Ok(replies) => replies,
+                    Err(e) => return e,
+                };
+                loop {
                     match replies.next().await {
                         Ok(reply) => inner.apply(reply),
-                        Err(e) => break e,
+                        Err(e) => return e,
                     }
-                },
-                Err(e) => e,
+                }
+            };
+            let error = tokio::select! {
+                error = followed => error,
+                () = inner.closing.cancelled() => return,
             };
             if sandbox.is_ready() {
                 inner.shim_died(&sandbox, &error.to_string()).await;

@@ -20,7 +20,8 @@ async fn containers_outlive_the_server() {
     node.start(&stays).await;
     node.start(&ends).await;
     let pid = node.exec(&stays, "cat /proc/1/stat").await.0;
-    // A second server on the same directories is what a restarted server is: the first one is deaf from now on.
+    // A second runtime on the same directories is what a restarted server has.
+    node.runtime.close();
     let again = Runtime::open(node.config.clone()).await.unwrap();
     let status = |id: &str| {
         let (again, container_id) = (again.clone(), id.to_owned());

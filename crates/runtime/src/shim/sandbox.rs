@@ -108,6 +108,8 @@ pub(crate) fn start_pause(dir: &Path) -> Result<Pid, Error> {
 }
 
 fn pause(dir: &Path) -> ! {
+    // Now, and again below: a change of user clears it.
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     close_inherited();
     if let Err(e) = confine(dir) {
         eprintln!("confine the first process of the pod: {e}");

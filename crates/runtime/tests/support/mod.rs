@@ -36,26 +36,7 @@ impl Node {
     }
 
     pub(crate) fn sandbox(&self, name: &str) -> PodSandboxConfig {
-        PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata {
-                name: name.to_owned(),
-                uid: format!("uid-{name}"),
-                namespace: "default".to_owned(),
-                attempt: 0,
-            }),
-            hostname: name.to_owned(),
-            log_directory: self.dir.path().join("log").display().to_string(),
-            dns_config: Some(DnsConfig {
-                servers: vec!["10.43.0.10".to_owned()],
-                searches: vec!["default.svc.cluster.local".to_owned()],
-                options: vec!["ndots:5".to_owned()],
-            }),
-            linux: Some(LinuxPodSandboxConfig {
-                cgroup_parent: format!("{}/{name}", self.cgroup),
-                ..LinuxPodSandboxConfig::default()
-            }),
-            ..PodSandboxConfig::default()
-        }
+        sandbox_in(self.dir.path(), &self.cgroup, name)
     }
 
     pub(crate) async fn run_sandbox(&self, config: &PodSandboxConfig) -> String {
@@ -111,6 +92,29 @@ impl Node {
     pub(crate) fn log(&self, name: &str) -> Vec<String> {
         let text = std::fs::read_to_string(self.dir.path().join("log").join(name)).unwrap();
         text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    }
+}
+
+pub(crate) fn sandbox_in(dir: &Path, cgroup: &str, name: &str) -> PodSandboxConfig {
+    PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        }),
+        hostname: name.to_owned(),
+        log_directory: dir.join("log").display().to_string(),
+        dns_config: Some(DnsConfig {
+            servers: vec!["10.43.0.10".to_owned()],
+            searches: vec!["default.svc.cluster.local".to_owned()],
+            options: vec!["ndots:5".to_owned()],
+        }),
+        linux: Some(LinuxPodSandboxConfig {
+            cgroup_parent: format!("{cgroup}/{name}"),
+            ..LinuxPodSandboxConfig::default()
+        }),
+        ..PodSandboxConfig::default()
     }
 }
 

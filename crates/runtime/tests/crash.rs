@@ -1,0 +1,98 @@
+//! The server is killed at any moment; the next one finds everything, and leaves nothing behind.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use isopod_cri::RuntimeService;
+use isopod_cri::v1::*;
+use isopod_runtime::Runtime;
+use support::{Node, container};
+
+/// Says to the test below that it is the server to be killed, and where.
+const DIRECTORY: &str = "ISOPOD_TEST_CRASH_DIRECTORY";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed() {
+    let Ok(dir) = std::env::var(DIRECTORY) else { return };
+    let runtime = Runtime::open(support::config(dir.as_ref())).await.unwrap();
+    for round in 0.. {
+        let config = support::sandbox_in(dir.as_ref(), "/isopod-test-crash", &format!("pod{round}"));
+        let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        let pod_sandbox_id = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod_sandbox_id.clone(),
+            config: Some(container("main", "exec sleep 1000")),
+            sandbox_config: None,
+        };
+        let container_id = runtime.create_container(request).await.unwrap().container_id;
+        runtime.start_container(StartContainerRequest { container_id }).await.unwrap();
+        if round % 2 == 1 {
+            runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id }).await.unwrap();
+        }
+    }
+}
+
+fn start_of(pid: i32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().split(' ').nth(20).unwrap().to_owned()
+}
+
+async fn running(runtime: &Runtime) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for item in runtime.list_containers(ListContainersRequest::default()).await.unwrap().containers {
+        if item.state == ContainerState::ContainerRunning as i32 {
+            let request = ContainerStatusRequest { container_id: item.id.clone(), verbose: true };
+            let info = runtime.container_status(request).await.unwrap().info;
+            let record: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+            let pid = i32::try_from(record["pid"].as_i64().unwrap()).unwrap();
+            found.push((item.id, start_of(pid)));
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again() {
+    let node = Node::new().await;
+    let dir = node.dir.path().display().to_string();
+    std::fs::create_dir_all(node.dir.path().join("log")).unwrap();
+    node.runtime.close();
+    let mut before: Vec<(String, String)> = Vec::new();
+    for round in 0..12u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_server_that_is_killed"])
+            .env(DIRECTORY, &dir)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Later each time, so that the kill hits another step.
+        tokio::time::sleep(Duration::from_millis(60 + round * 53)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let runtime = Runtime::open(node.config.clone()).await.unwrap();
+        let now = running(&runtime).await;
+        for known in &before {
+            assert!(now.contains(known), "a container of an earlier round still runs, and was not restarted");
+        }
+        before = now;
+        runtime.close();
+    }
+    assert!(!before.is_empty());
+    let runtime = Runtime::open(node.config.clone()).await.unwrap();
+    for sandbox in runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().items {
+        runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: sandbox.id }).await.unwrap();
+    }
+    for sub in ["root/sandboxes", "root/containers", "state/s", "state/netns"] {
+        let left: Vec<_> = std::fs::read_dir(node.dir.path().join(sub)).unwrap().collect();
+        assert!(left.is_empty(), "{sub}: {left:?}");
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&dir), "{mounts}");
+    let cgroups = isopod_runtime::cgroup::Cgroups::detect().unwrap();
+    assert!(cgroups.pids("/isopod-test-crash").is_empty());
+    cgroups.remove("/isopod-test-crash").unwrap();
+}
