@@ -9,17 +9,20 @@
 
 pub mod backoff;
 pub mod claim;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
 pub mod garbage;
+pub mod history;
 pub mod job;
 pub mod labels;
 pub mod meta;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod node_match;
 pub mod plan;
 pub mod pod_gc;
 pub mod pods;
@@ -28,3 +31,7 @@ pub mod service_account;
 pub mod template;
 pub mod token_secret;
 pub mod ttl_after_finished;
+pub(crate) use deployment::scaled as deployment_scaled;
+pub mod cronjob;
+pub mod disruption;
+pub mod statefulset;

@@ -162,7 +162,8 @@ mod tests {
             delete pods/done1 grace=0
             patch pods/unplaced/status {"metadata":{"uid":"unplaced"},"status":{"phase":"Failed"}}
             delete pods/unplaced grace=0
-        "#]].assert_eq(&describe(&first.plan));
+        "#]]
+        .assert_eq(&describe(&first.plan));
         let later = pass(&pods, &nodes, 0, &mut missing, plus_seconds(start, 41));
         assert_eq!(later.suspects, BTreeSet::from(["gone".to_owned()]));
         expect![[r#"

@@ -155,7 +155,7 @@ pub(crate) fn register_slices(context: &Context) -> Option<Running> {
             services_of(&all_services, &pod).into_iter().for_each(|key| queue.add(key));
         }
     });
-    let (slices, nodes, context) = (slices.store(), nodes.store(), context.clone());
+    let (slices, nodes) = (slices.store(), nodes.store());
     Some(control.run(move |key, settled| {
         let Some(service) = services.get(key).filter(|_| settled) else { return Plan::nothing() };
         let pods = selected_pods(&pods, &service);
@@ -171,7 +171,7 @@ pub(crate) fn register_slices(context: &Context) -> Option<Running> {
             }
         }
         let slices = slices_of(&slices, key, endpointslice::CONTROLLER);
-        endpointslice::reconcile(&service, &View { pods, zones, slices }, context.now())
+        endpointslice::reconcile(&service, &View { pods, zones, slices })
     }))
 }
 

@@ -59,7 +59,7 @@ pub fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
 }
 
 /// Decides for one Service.
-pub fn reconcile(service: &Service, view: &View, now: Timestamp) -> Plan {
+pub fn reconcile(service: &Service, view: &View) -> Plan {
     let mut plan = Plan::nothing();
     if selector(service).is_none() || service.deleting() {
         return plan;
@@ -97,7 +97,6 @@ pub fn reconcile(service: &Service, view: &View, now: Timestamp) -> Plan {
         format!("Error updating Endpoint Slices for Service {}/{}: ", service.namespace(), service.name()),
     );
     plan.steps.extend(writes.into_step(&failed));
-    let _ = now;
     plan
 }
 

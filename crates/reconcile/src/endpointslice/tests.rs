@@ -38,7 +38,7 @@ fn run(
     slices: Vec<Arc<EndpointSlice>>,
 ) -> Vec<(String, EndpointSlice)> {
     let zones = BTreeMap::from([("n".to_owned(), Some("z1".to_owned()))]);
-    let plan = reconcile(service, &View { pods, zones, slices }, Timestamp::UNIX_EPOCH);
+    let plan = reconcile(service, &View { pods, zones, slices });
     let mut out = Vec::new();
     for step in plan.steps {
         let Step::All(actions) = step else { panic!() };

@@ -73,7 +73,7 @@ impl Pass {
         settle(&mut status, &with_finalizer);
 
         let (release, complete) = self.collect(&pods, &mut status);
-        self.write_indexes(&mut status, &pods);
+        self.write_indexes(&mut status);
         let finish = self.write_verdict(&mut status);
         self.job.status = Some(status);
 
@@ -162,11 +162,10 @@ impl Pass {
         (release, true)
     }
 
-    fn write_indexes(&self, status: &mut JobStatus, pods: &[Arc<Pod>]) {
+    fn write_indexes(&self, status: &mut JobStatus) {
         if !self.is_indexed() {
             return;
         }
-        let _ = pods;
         let total = self.succeeded_indexes.total();
         status.succeeded = (total != 0).then_some(total);
         let text = self.succeeded_indexes.to_string();
