@@ -159,7 +159,9 @@ fn api_resource(served: &Served) -> ApiResource {
 /// Kinds that other loops hold whole are taken from there; of all others only the metadata is kept.
 fn watch(collector: &Arc<Collector>, context: &Context, served: &Served) {
     use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination};
-    use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, policy::v1 as policy};
+    use k8s_openapi::api::{
+        core::v1 as core, discovery::v1 as discovery, policy::v1 as policy, rbac::v1 as rbac,
+    };
     macro_rules! typed {
         ($($kind:ty),* $(,)?) => {$(
             if served.resource == Resource::of::<$kind>() {
@@ -175,6 +177,9 @@ fn watch(collector: &Arc<Collector>, context: &Context, served: &Served) {
         core::Namespace,
         core::ServiceAccount,
         core::ReplicationController,
+        core::PersistentVolumeClaim,
+        core::ResourceQuota,
+        rbac::ClusterRole,
         apps::ReplicaSet,
         apps::Deployment,
         apps::DaemonSet,

@@ -1,6 +1,10 @@
 //! One file a controller: its informers, its keys, its view.
 
+mod cluster_role;
+mod cronjob;
+mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbage;
 mod job;
@@ -8,7 +12,9 @@ mod namespace;
 mod node;
 mod pod_gc;
 mod replicaset;
+mod resource_quota;
 mod service_account;
+mod statefulset;
 
 use isopod_client::Informer;
 use isopod_reconcile::pods;
@@ -25,6 +31,8 @@ pub(crate) const ALL: &[(&str, Register)] = &[
     ("deployment-controller", deployment::register),
     ("replicaset-controller", replicaset::register_replica_sets),
     ("replicationcontroller-controller", replicaset::register_replication_controllers),
+    ("daemonset-controller", daemonset::register),
+    ("statefulset-controller", statefulset::register),
     ("endpointslice-controller", endpoints::register_slices),
     ("endpoints-controller", endpoints::register_endpoints),
     ("endpointslice-mirroring-controller", endpoints::register_mirroring),
@@ -36,8 +44,12 @@ pub(crate) const ALL: &[(&str, Register)] = &[
     ("node-lifecycle-controller", node::register_lifecycle),
     ("taint-eviction-controller", node::register_eviction),
     ("job-controller", job::register_jobs),
+    ("cronjob-controller", cronjob::register),
     ("ttl-after-finished-controller", job::register_ttl),
     ("pod-garbage-collector-controller", pod_gc::register),
+    ("disruption-controller", disruption::register),
+    ("resourcequota-controller", resource_quota::register),
+    ("clusterrole-aggregation-controller", cluster_role::register),
     ("garbage-collector-controller", garbage::register),
 ];
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use isopod_api::identity::UserInfo;
 use isopod_apiserver::ApiServer;
-use isopod_apiserver::layers::{Attributes, Authorizer, Decision};
 use isopod_client::Informers;
 use isopod_controller_manager::{Clients, Config, run};
 use kube::api::{DynamicObject, ListParams, PostParams};
@@ -16,19 +15,6 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-
-/// Allows everything.
-struct AllowAll;
-
-#[async_trait::async_trait]
-impl Authorizer for AllowAll {
-    fn name(&self) -> &'static str {
-        "AllowAll"
-    }
-    async fn authorize(&self, _: &UserInfo, _: &Attributes) -> Decision {
-        Decision::Allow(String::new())
-    }
-}
 
 pub struct Cluster {
     pub client: Client,
@@ -67,12 +53,7 @@ impl Cluster {
             6443,
             "10.43.0.0/16".parse().unwrap(),
         );
-        let server = ApiServer::with_layers(config, store, |mut layers| {
-            layers.authorizers = vec![Arc::new(AllowAll)];
-            layers
-        })
-        .await
-        .unwrap();
+        let server = ApiServer::new(config, store).await.unwrap();
         server.start().await.unwrap();
         let stop = CancellationToken::new();
         let apiserver = server.clone();

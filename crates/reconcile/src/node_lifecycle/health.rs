@@ -198,6 +198,7 @@ impl Monitor {
         }
         let wanted = match ready.as_str() {
             "True" => None,
+            _ if never => None,
             "False" => Some(NOT_READY),
             _ => Some(UNREACHABLE),
         };
