@@ -40,13 +40,14 @@ pub(crate) struct ControlLoop {
 type OnWrite = Box<dyn Fn(&Write, bool) + Send + Sync>;
 
 impl ControlLoop {
-    /// `name` is that of the queue and, unless told otherwise, of the service account and the events' source.
-    pub(crate) fn new(context: &Context, name: &'static str) -> Self {
+    /// `queue` is upstream's name of the queue, which metrics show; `account` the service account in kube-system,
+    /// which is the source of events too unless told otherwise.
+    pub(crate) fn new(context: &Context, queue: &'static str, account: &'static str) -> Self {
         Self {
-            name,
-            account: name,
-            component: name,
-            queue: WorkQueue::new(name),
+            name: queue,
+            account,
+            component: account,
+            queue: WorkQueue::new(queue),
             expectations: Arc::default(),
             owned: HashSet::new(),
             synced: Vec::new(),
@@ -56,12 +57,7 @@ impl ControlLoop {
         }
     }
 
-    /// The service account, where it is not named like the queue.
-    pub(crate) fn account(&mut self, account: &'static str) {
-        self.account = account;
-    }
-
-    /// The source of events, where upstream's is not named like the queue.
+    /// The source of events, where upstream's is not named like the account.
     pub(crate) fn component(&mut self, component: &'static str) {
         self.component = component;
     }
@@ -198,9 +194,12 @@ pub(crate) fn owner_key<O: k8s_openapi::Resource, K: Object>(object: &K) -> Opti
 }
 
 enum Work {
-    Pure(Box<dyn Fn(&ObjectKey, bool) -> Plan + Send + Sync>),
-    Async(Box<dyn Fn(ObjectKey, Arc<Executor>) -> BoxFuture<'static, Finished> + Send + Sync>),
+    Pure(Box<Reconcile>),
+    Async(Box<Perform>),
 }
+
+type Reconcile = dyn Fn(&ObjectKey, bool) -> Plan + Send + Sync;
+type Perform = dyn Fn(ObjectKey, Arc<Executor>) -> BoxFuture<'static, Finished> + Send + Sync;
 
 struct Worker {
     name: &'static str,

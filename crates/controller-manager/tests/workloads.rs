@@ -1,4 +1,5 @@
 //! Deployments, garbage collection and namespace deletion against the real API server.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
 

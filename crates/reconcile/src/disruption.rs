@@ -13,7 +13,7 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatu
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::deployment_scaled as scaled;
+use crate::int_or_percent::scaled;
 use crate::meta::{Meta, plus_seconds, reference, time, until};
 use crate::plan::{Action, Event, Plan, Tolerate};
 use crate::pods;

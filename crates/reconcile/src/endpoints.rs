@@ -149,9 +149,12 @@ struct PortKey {
     app_protocol: Option<String>,
 }
 
+/// What tells one set of addresses from another: address, pod and readiness of each.
+type AddressSet = Vec<(String, String, Ready)>;
+
 /// Joins the ports that have the same addresses into one subset.
 fn pack(by_port: BTreeMap<Option<PortKey>, Addresses>) -> Vec<EndpointSubset> {
-    let mut groups: BTreeMap<Vec<(String, String, bool)>, (BTreeSet<PortKey>, Addresses)> = BTreeMap::new();
+    let mut groups: BTreeMap<AddressSet, (BTreeSet<PortKey>, Addresses)> = BTreeMap::new();
     for (port, addresses) in by_port {
         let key = addresses.iter().map(|((ip, uid), (ready, _))| (ip.clone(), uid.clone(), *ready)).collect();
         groups.entry(key).or_insert_with(|| (BTreeSet::new(), addresses)).0.extend(port);

@@ -9,13 +9,16 @@
 
 pub mod backoff;
 pub mod claim;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
 pub mod garbage;
 pub mod history;
+pub mod int_or_percent;
 pub mod job;
 pub mod labels;
 pub mod meta;
@@ -28,10 +31,7 @@ pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
 pub mod service_account;
+pub mod statefulset;
 pub mod template;
 pub mod token_secret;
 pub mod ttl_after_finished;
-pub(crate) use deployment::scaled as deployment_scaled;
-pub mod cronjob;
-pub mod disruption;
-pub mod statefulset;

@@ -126,16 +126,17 @@ pub fn sort_for_deletion(pods: &mut [Arc<Pod>], rank: &BTreeMap<&str, usize>, no
             .then_with(|| is_ready(a).cmp(&is_ready(b)))
             .then_with(|| deletion_cost(a).cmp(&deletion_cost(b)))
             .then_with(|| rank_of(b).cmp(&rank_of(a)));
-        if order.is_eq() && is_ready(a) {
-            if let Some(by_age) = age_order(ready_since(a), ready_since(b), now) {
-                order = by_age.then_with(|| a.uid().cmp(b.uid()));
-            }
+        if order.is_eq()
+            && is_ready(a)
+            && let Some(by_age) = age_order(ready_since(a), ready_since(b), now)
+        {
+            order = by_age.then_with(|| a.uid().cmp(b.uid()));
         }
         order = order.then_with(|| restarts(b).cmp(&restarts(a)));
-        if order.is_eq() {
-            if let Some(by_age) = age_order(a.created(), b.created(), now) {
-                order = by_age.then_with(|| a.uid().cmp(b.uid()));
-            }
+        if order.is_eq()
+            && let Some(by_age) = age_order(a.created(), b.created(), now)
+        {
+            order = by_age.then_with(|| a.uid().cmp(b.uid()));
         }
         order
     });

@@ -12,7 +12,8 @@ use crate::control_loop::{ControlLoop, Running};
 
 pub(crate) fn register(context: &Context) -> Option<Running> {
     let roles = context.informers.get::<ClusterRole>();
-    let mut control = ControlLoop::new(context, "clusterrole-aggregation-controller");
+    let mut control =
+        ControlLoop::new(context, "ClusterRoleAggregator", "clusterrole-aggregation-controller");
     control.workers(1);
     let all = roles.store();
     control.on(&roles, move |queue, _| {

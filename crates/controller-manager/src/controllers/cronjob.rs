@@ -14,7 +14,7 @@ pub(crate) fn register(context: &Context) -> Option<Running> {
     let crons = context.informers.get::<CronJob>();
     let jobs = context.informers.get::<Job>();
     jobs.add_index(BY_CONTROLLER_UID, controller_uid);
-    let mut control = ControlLoop::new(context, "cronjob-controller");
+    let mut control = ControlLoop::new(context, "cronjob", "cronjob-controller");
     control.of(&crons);
     control.owns::<CronJob, Job>(&jobs, |_, _| {});
     let (crons, jobs, context) = (crons.store(), jobs.store(), context.clone());

@@ -30,7 +30,7 @@ pub(crate) fn register(context: &Context) -> Option<Running> {
     index_owners(&pods);
     revisions.add_index(BY_CONTROLLER_UID, controller_uid);
 
-    let mut control = ControlLoop::new(context, "daemon-set-controller");
+    let mut control = ControlLoop::new(context, "daemonset", "daemon-set-controller");
     control.component("daemonset-controller");
     control.of(&sets);
     let all = sets.store();

@@ -27,7 +27,7 @@ pub(crate) fn register(context: &Context) -> Option<Running> {
     index_owners(&sets);
     pods.add_index(BY_CONTROLLER_UID, controller_uid);
 
-    let mut control = ControlLoop::new(context, "deployment-controller");
+    let mut control = ControlLoop::new(context, "deployment", "deployment-controller");
     control.of(&deployments);
     let all = deployments.store();
     control.owns::<Deployment, ReplicaSet>(&sets, move |queue, orphan| {

@@ -74,7 +74,7 @@ pub(crate) fn register(context: &Context) -> Option<Running> {
     let (deployments, sets) = (informers.get::<Deployment>(), informers.get::<ReplicaSet>());
     let (stateful, controllers) = (informers.get::<StatefulSet>(), informers.get::<ReplicationController>());
 
-    let mut control = ControlLoop::new(context, "disruption-controller");
+    let mut control = ControlLoop::new(context, "disruption", "disruption-controller");
     control.component("controllermanager");
     control.of(&budgets);
     let all = budgets.store();

@@ -135,7 +135,7 @@ fn slices_of(slices: &Store<EndpointSlice>, key: &ObjectKey, manager: &str) -> V
 }
 
 pub(crate) fn register_slices(context: &Context) -> Option<Running> {
-    let mut control = ControlLoop::new(context, "endpointslice-controller");
+    let mut control = ControlLoop::new(context, "endpoint_slice", "endpointslice-controller");
     control.component("endpoint-slice-controller");
     let (services, pods) = feed_pods(&mut control, context);
     let slices = context.informers.get::<EndpointSlice>();
@@ -176,7 +176,7 @@ pub(crate) fn register_slices(context: &Context) -> Option<Running> {
 }
 
 pub(crate) fn register_endpoints(context: &Context) -> Option<Running> {
-    let mut control = ControlLoop::new(context, "endpoint-controller");
+    let mut control = ControlLoop::new(context, "endpoint", "endpoint-controller");
     let (services, pods) = feed_pods(&mut control, context);
     let endpoints = context.informers.get::<Endpoints>();
     control.on(&endpoints, |queue, change| queue.add(change.key()));
@@ -189,7 +189,8 @@ pub(crate) fn register_endpoints(context: &Context) -> Option<Running> {
 }
 
 pub(crate) fn register_mirroring(context: &Context) -> Option<Running> {
-    let mut control = ControlLoop::new(context, "endpointslicemirroring-controller");
+    let mut control =
+        ControlLoop::new(context, "endpoint_slice_mirroring", "endpointslicemirroring-controller");
     control.component("endpoint-slice-mirroring-controller");
     let services = context.informers.get::<Service>();
     let endpoints = context.informers.get::<Endpoints>();

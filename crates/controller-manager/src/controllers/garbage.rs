@@ -139,10 +139,10 @@ fn update_watches(
         }
     }
     for (resource, served) in wanted {
-        if !watched.contains_key(&resource) {
+        watched.entry(resource).or_insert_with(|| {
             watch(collector, context, &served);
-            watched.insert(resource, served);
-        }
+            served
+        });
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn register_jobs(context: &Context) -> Option<Running> {
     let jobs = context.informers.get::<Job>();
     let pods = context.informers.get::<Pod>();
     index_owners(&pods);
-    let mut control = ControlLoop::new(context, "job-controller");
+    let mut control = ControlLoop::new(context, "job", "job-controller");
     control.of(&jobs);
     let all = jobs.store();
     control.owns::<Job, Pod>(&pods, move |queue, orphan| {
@@ -80,7 +80,7 @@ pub(crate) fn register_jobs(context: &Context) -> Option<Running> {
 fn register_orphans(context: &Context) -> Running {
     let jobs = context.informers.get::<Job>();
     let pods = context.informers.get::<Pod>();
-    let mut control = ControlLoop::new(context, "job-controller");
+    let mut control = ControlLoop::new(context, "job_orphan_pod", "job-controller");
     control.workers(1);
     let known = jobs.store();
     let lost = move |pod: &Pod| {
@@ -114,7 +114,7 @@ fn register_orphans(context: &Context) -> Running {
 
 pub(crate) fn register_ttl(context: &Context) -> Option<Running> {
     let jobs = context.informers.get::<Job>();
-    let mut control = ControlLoop::new(context, "ttl-after-finished-controller");
+    let mut control = ControlLoop::new(context, "ttl_jobs_to_delete", "ttl-after-finished-controller");
     control.on(&jobs, |queue, change| {
         let wants =
             |job: &Job| job.spec.as_ref().is_some_and(|spec| spec.ttl_seconds_after_finished.is_some());

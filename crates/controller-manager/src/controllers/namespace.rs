@@ -23,7 +23,7 @@ const RESOURCES_IN_FLIGHT: usize = 8;
 pub(crate) fn register(context: &Context) -> Option<Running> {
     let namespaces = context.informers.get::<Namespace>();
     let pods = context.informers.get::<Pod>();
-    let mut control = ControlLoop::new(context, "namespace-controller");
+    let mut control = ControlLoop::new(context, "namespace", "namespace-controller");
     control.workers(context.config.concurrent_syncs.max(10));
     control.on(&namespaces, |queue, change| {
         if change.object().deleting() && !matches!(change, Change::Deleted(_)) {

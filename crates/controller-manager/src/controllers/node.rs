@@ -53,8 +53,7 @@ pub(crate) fn register_ipam(context: &Context) -> Option<Running> {
     }
     let nodes = context.informers.get::<Node>();
     let ranges = Arc::new(Mutex::new(allocator(&context.config)));
-    let mut control = ControlLoop::new(context, "node-ipam-controller");
-    control.account(ACCOUNT);
+    let mut control = ControlLoop::new(context, "node_ipam", ACCOUNT);
     control.component("cidrAllocator");
     control.workers(1);
     let known = ranges.clone();
@@ -86,9 +85,7 @@ pub(crate) fn register_ipam(context: &Context) -> Option<Running> {
 
 pub(crate) fn register_lifecycle(context: &Context) -> Option<Running> {
     let nodes = context.informers.get::<Node>();
-    let mut control = ControlLoop::new(context, "node-lifecycle-controller");
-    control.account(ACCOUNT);
-    control.component("node-controller");
+    let mut control = ControlLoop::new(context, "node_lifecycle_controller", ACCOUNT);
     control.of(&nodes);
     let store = nodes.store();
     let clock = context.clone();
@@ -164,8 +161,8 @@ pub(crate) fn register_eviction(context: &Context) -> Option<Running> {
     let nodes = context.informers.get::<Node>();
     let pods = context.informers.get::<Pod>();
     index_pods_by_node(&pods);
-    let mut control = ControlLoop::new(context, "taint-eviction-controller");
-    control.account(ACCOUNT);
+    let mut control = ControlLoop::new(context, "noexec_taint_pod", ACCOUNT);
+    control.component("taint-eviction-controller");
     let store = nodes.store();
     let scheduled: Arc<Mutex<HashSet<ObjectKey>>> = Arc::default();
     let announced = scheduled.clone();

@@ -37,17 +37,18 @@ pub(crate) fn register_replica_sets(context: &Context) -> Option<Running> {
         Some(controller) => store.by_index(BY_CONTROLLER_UID, &controller.uid),
         None => Vec::new(),
     };
-    Some(register(context, "replicaset-controller", &sets, siblings))
+    Some(register(context, "replicaset", "replicaset-controller", &sets, siblings))
 }
 
 pub(crate) fn register_replication_controllers(context: &Context) -> Option<Running> {
     let controllers = context.informers.get::<ReplicationController>();
-    Some(register(context, "replication-controller", &controllers, |_| Vec::new()))
+    Some(register(context, "replicationmanager", "replication-controller", &controllers, |_| Vec::new()))
 }
 
 fn register<O>(
     context: &Context,
-    name: &'static str,
+    queue: &'static str,
+    account: &'static str,
     owners: &Informer<O>,
     siblings: impl Fn(&O) -> Vec<std::sync::Arc<O>> + Send + Sync + 'static,
 ) -> Running
@@ -56,7 +57,7 @@ where
 {
     let pods = context.informers.get::<Pod>();
     index_owners(&pods);
-    let mut control = ControlLoop::new(context, name);
+    let mut control = ControlLoop::new(context, queue, account);
     control.of(owners);
     let all = owners.store();
     control.owns::<O, Pod>(&pods, move |queue, orphan| {

@@ -29,7 +29,7 @@ pub(crate) fn register(context: &Context) -> Option<Running> {
     let pods = context.informers.get::<Pod>();
     let services = context.informers.get::<Service>();
     let claims = context.informers.get::<PersistentVolumeClaim>();
-    let mut control = ControlLoop::new(context, "resourcequota-controller");
+    let mut control = ControlLoop::new(context, "resourcequota_primary", "resourcequota-controller");
     control.on(&quotas, |queue, change| {
         if let Change::Updated { old, new } = change
             && old.spec == new.spec

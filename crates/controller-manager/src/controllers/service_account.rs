@@ -14,7 +14,7 @@ use crate::control_loop::{ControlLoop, Running};
 pub(crate) fn register_default_accounts(context: &Context) -> Option<Running> {
     let namespaces = context.informers.get::<Namespace>();
     let accounts = context.informers.get::<ServiceAccount>();
-    let mut control = ControlLoop::new(context, "service-account-controller");
+    let mut control = ControlLoop::new(context, "serviceaccount", "service-account-controller");
     control.workers(1);
     control.of(&namespaces);
     control.on(&accounts, |queue, change| {
@@ -33,7 +33,7 @@ pub(crate) fn register_root_ca(context: &Context) -> Option<Running> {
     let bundle = context.config.root_ca.clone()?;
     let namespaces = context.informers.get::<Namespace>();
     let maps = context.informers.scoped::<ConfigMap>(Scope::fields(&format!("metadata.name={ROOT_CA_NAME}")));
-    let mut control = ControlLoop::new(context, "root-ca-cert-publisher");
+    let mut control = ControlLoop::new(context, "root_ca_cert_publisher", "root-ca-cert-publisher");
     control.workers(1);
     control.of(&namespaces);
     control.on(&maps, |queue, change| {
@@ -62,8 +62,7 @@ pub(crate) fn register_token_secrets(context: &Context) -> Option<Running> {
             .into_iter()
             .collect()
     });
-    let mut control = ControlLoop::new(context, "serviceaccount-tokens-controller");
-    control.account(crate::SELF);
+    let mut control = ControlLoop::new(context, "serviceaccount_tokens_secret", crate::SELF);
     control.of(&secrets);
     let by_account = secrets.store();
     control.on(&accounts, move |queue, change| {

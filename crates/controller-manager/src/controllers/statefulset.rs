@@ -23,7 +23,7 @@ pub(crate) fn register(context: &Context) -> Option<Running> {
     index_owners(&pods);
     revisions.add_index(BY_CONTROLLER_UID, controller_uid);
 
-    let mut control = ControlLoop::new(context, "statefulset-controller");
+    let mut control = ControlLoop::new(context, "statefulset", "statefulset-controller");
     control.of(&sets);
     let all = sets.store();
     control.owns::<StatefulSet, Pod>(&pods, move |queue, orphan| {

@@ -48,19 +48,34 @@ fn check(cron: &Arc<CronJob>, jobs: &[Arc<Job>], now: &str, want: Expect) {
 
 #[test]
 fn starts_at_its_time_and_waits_otherwise() {
-    check(&cron(json!({}), json!({})), &[], "2026-01-01T00:05:00Z", expect![[r#"
+    check(
+        &cron(json!({}), json!({})),
+        &[],
+        "2026-01-01T00:05:00Z",
+        expect![[r#"
         requeue 300.1s
-    "#]]);
-    check(&cron(json!({}), json!({})), &[], "2026-01-01T00:10:01Z", expect![[r#"
+    "#]],
+    );
+    check(
+        &cron(json!({}), json!({})),
+        &[],
+        "2026-01-01T00:10:01Z",
+        expect![[r#"
         create jobs/c-29453770
           ok: SuccessfulCreate Created job c-29453770
         requeue 599.1s
         status {"active":[{"apiVersion":"batch/v1","kind":"Job","name":"c-1","namespace":"d","uid":"new"}],"lastScheduleTime":"2026-01-01T00:10:00Z"}
-    "#]]);
+    "#]],
+    );
     let last = json!({"lastScheduleTime": "2026-01-01T00:10:00Z"});
-    check(&cron(json!({}), last), &[], "2026-01-01T00:10:01Z", expect![[r#"
+    check(
+        &cron(json!({}), last),
+        &[],
+        "2026-01-01T00:10:01Z",
+        expect![[r#"
         requeue 599.1s
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -68,23 +83,38 @@ fn policies_and_deadline() {
     let active = json!({"active": [{"name": "old", "uid": "old"}]});
     let running = [job("old", None)];
     let forbid = cron(json!({"concurrencyPolicy": "Forbid"}), active.clone());
-    check(&forbid, &running, "2026-01-01T00:10:01Z", expect![[r#"
+    check(
+        &forbid,
+        &running,
+        "2026-01-01T00:10:01Z",
+        expect![[r#"
         event JobAlreadyActive Not starting job because prior execution is running and concurrency policy is Forbid
         requeue 599.1s
-    "#]]);
+    "#]],
+    );
     let replace = cron(json!({"concurrencyPolicy": "Replace"}), active);
-    check(&replace, &running, "2026-01-01T00:10:01Z", expect![[r#"
+    check(
+        &replace,
+        &running,
+        "2026-01-01T00:10:01Z",
+        expect![[r#"
         delete jobs/old Background
           ok: SuccessfulDelete Deleted job old
         create jobs/c-29453770
           ok: SuccessfulCreate Created job c-29453770
         requeue 599.1s
         status {"active":[{"apiVersion":"batch/v1","kind":"Job","name":"c-1","namespace":"d","uid":"new"}],"lastScheduleTime":"2026-01-01T00:10:00Z"}
-    "#]]);
+    "#]],
+    );
     check(&cron(json!({"suspend": true}), json!({})), &[], "2026-01-01T00:10:01Z", expect![[""]]);
-    check(&cron(json!({"schedule": "x"}), json!({})), &[], "2026-01-01T00:10:01Z", expect![[r#"
+    check(
+        &cron(json!({"schedule": "x"}), json!({})),
+        &[],
+        "2026-01-01T00:10:01Z",
+        expect![[r#"
         event UnparseableCronJobSchedule unparseable schedule: "x" : expected exactly 5 fields, found 1: [x]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -92,11 +122,16 @@ fn finished_jobs_leave_the_list_and_old_ones_go() {
     let active = json!({"active": [{"name": "a", "uid": "a"}, {"name": "lost", "uid": "lost"}]});
     let spec = json!({"suspend": true, "successfulJobsHistoryLimit": 1});
     let jobs = [job("a", Some("Complete")), job("b", Some("Complete")), job("f", Some("Failed"))];
-    check(&cron(spec, active), &jobs, "2026-01-01T00:10:01Z", expect![[r#"
+    check(
+        &cron(spec, active),
+        &jobs,
+        "2026-01-01T00:10:01Z",
+        expect![[r#"
         event SawCompletedJob Saw completed job: a, condition: Complete
         event MissingJob Active job went missing: lost
         delete jobs/a Background
           ok: SuccessfulDelete Deleted job a
         update cronjobs/c/status
-    "#]]);
+    "#]],
+    );
 }

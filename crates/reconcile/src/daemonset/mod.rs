@@ -99,7 +99,7 @@ pub fn reconcile(set: &Arc<DaemonSet>, view: View, failures: &mut Failures, now:
         Ok(current) => current,
         // The new revision comes back through the cache; pods need its hash.
         Err(create) if view.settled => {
-            revisions::create(&mut plan, set, create);
+            revisions::create(&mut plan, set, *create);
             return plan;
         }
         Err(_) => return plan,

@@ -19,7 +19,7 @@ pub(super) fn current(
     set: &DaemonSet,
     spec: &DaemonSetSpec,
     revisions: &[Arc<ControllerRevision>],
-) -> Result<Current, Action> {
+) -> Result<Current, Box<Action>> {
     let data = history::data(&spec.template);
     let matching = revisions.iter().filter(|revision| history::holds(revision, &data));
     let highest = history::next_number(revisions) - 1;
@@ -27,7 +27,7 @@ pub(super) fn current(
         let collisions = set.status.as_ref().and_then(|status| status.collision_count);
         let new = history::make(set, &spec.template, highest + 1, collisions, REVISION_HASH);
         let tolerate = Tolerate { terminating: true, already_exists: true, ..Tolerate::default() };
-        return Err(Action::create(&new).tolerating(tolerate));
+        return Err(Box::new(Action::create(&new).tolerating(tolerate)));
     };
     let label = found.labels().get(REVISION_HASH).cloned();
     let hash = label.clone().unwrap_or_else(|| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::Pass;
-use crate::deployment_scaled as scaled;
+use crate::int_or_percent::scaled;
 use crate::meta::Meta;
 
 /// The new and the old pod of a node; `None` if there are more than one of either.

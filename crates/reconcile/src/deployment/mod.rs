@@ -23,7 +23,6 @@ use crate::meta::{Meta, reference};
 use crate::plan::{Action, Event, Plan};
 
 pub use revisions::{REVISION, REVISION_HISTORY};
-pub(crate) use scaling::scaled;
 pub use scaling::{max_surge, max_unavailable};
 
 /// What is known about one Deployment.

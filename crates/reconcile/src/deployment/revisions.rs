@@ -213,11 +213,7 @@ pub(super) fn create(
     plan.then = Some(Box::new(move |outcome: &Outcome| {
         let mut next = Plan::nothing();
         match outcome.results.last() {
-            Some(Ok(_)) => {
-                if deployment != *original {
-                    next.push(Action::update_status(&deployment));
-                }
-            }
+            Some(Ok(_)) if deployment != *original => next.push(Action::update_status(&deployment)),
             Some(Err(error)) if error.is_already_exists() => {
                 // Our own set, made before, shows up in the cache soon; a foreign one is a hash collision, which the
                 // next hash avoids. The collision is counted only where the cache had time to show ours.

@@ -1,9 +1,9 @@
 //! Replica counts: surge and unavailability, scaling a ReplicaSet, scaling all in proportion.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Pass;
+use crate::int_or_percent::scaled;
 use crate::meta::{Meta, reference, set_annotation};
 use crate::plan::Event;
 
@@ -13,21 +13,6 @@ pub(super) const MAX: &str = "deployment.kubernetes.io/max-replicas";
 fn is_rolling(deployment: &Deployment) -> bool {
     let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
     strategy.and_then(|strategy| strategy.type_.as_deref()).is_none_or(|kind| kind == "RollingUpdate")
-}
-
-/// An integer, or a percentage of `total` rounded up or down.
-pub(crate) fn scaled(value: Option<&IntOrString>, default: &str, total: i32, round_up: bool) -> i32 {
-    let text = match value {
-        Some(IntOrString::Int(number)) => return *number,
-        Some(IntOrString::String(text)) => text.as_str(),
-        None => default,
-    };
-    let Some(percent) = text.strip_suffix('%').and_then(|digits| digits.parse::<i64>().ok()) else {
-        return text.parse().unwrap_or(0);
-    };
-    let product = percent * i64::from(total);
-    let quotient = if round_up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
-    i32::try_from(quotient).unwrap_or(i32::MAX)
 }
 
 fn fenceposts(deployment: &Deployment) -> (i32, i32) {

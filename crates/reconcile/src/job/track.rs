@@ -106,7 +106,7 @@ impl Pass {
             let gone: BTreeSet<&String> = released
                 .iter()
                 .zip(results)
-                .filter(|(_, result)| result.as_ref().is_ok_or_gone())
+                .filter(|(_, result)| result.as_ref().done_or_gone())
                 .map(|(uid, _)| uid)
                 .collect();
             let left = with_finalizer.iter().filter(|uid| !gone.contains(uid)).cloned().collect();
@@ -193,10 +193,10 @@ impl Pass {
 }
 
 trait OkOrGone {
-    fn is_ok_or_gone(self) -> bool;
+    fn done_or_gone(self) -> bool;
 }
 impl<T> OkOrGone for Result<&T, &crate::plan::ApiError> {
-    fn is_ok_or_gone(self) -> bool {
+    fn done_or_gone(self) -> bool {
         self.map_or_else(|error| error.is_not_found() || error.is_invalid(), |_| true)
     }
 }

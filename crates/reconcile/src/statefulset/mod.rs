@@ -428,7 +428,7 @@ impl<'a> Pass<'a> {
         let lowest = usize::try_from(partition - self.start()).unwrap_or(0);
         let rolling = self.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
         let total = i32::try_from(self.replicas.len()).unwrap_or(i32::MAX);
-        let limit = crate::deployment_scaled(
+        let limit = crate::int_or_percent::scaled(
             rolling.and_then(|rolling| rolling.max_unavailable.as_ref()),
             "1",
             total,
