@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device_filter;
 use super::protocol::{Start, send};
+use super::reasons;
 use crate::cgroup::Cgroups;
 
 /// What the child tells the shim; one packet each.
@@ -84,6 +85,17 @@ pub(crate) fn report(to: &impl AsRawFd, report: &Report, fds: &[RawFd]) -> Resul
 
 /// Creates and starts a container with the built-in runtime; returns when its program runs.
 pub(crate) fn create(start: &Start, stdio: Stdio, to: &OwnedFd, dir: &Path) -> Result<(), String> {
+    let reasons = reasons::collect();
+    build_and_start(start, stdio, to, dir).map_err(|message| {
+        let reason = reasons.and_then(|mut file| reasons::first(&mut file));
+        match reason {
+            Some(reason) if !message.contains(&reason) => format!("{message}: {reason}"),
+            _ => message,
+        }
+    })
+}
+
+fn build_and_start(start: &Start, stdio: Stdio, to: &OwnedFd, dir: &Path) -> Result<(), String> {
     let root = dir.join("oci");
     std::fs::create_dir_all(&root).map_err(|e| format!("create {}: {e}", root.display()))?;
     // The socket's address is relative: absolute paths may be longer than addresses can be.

@@ -12,6 +12,7 @@ mod exec;
 mod external;
 mod logs;
 pub(crate) mod protocol;
+mod reasons;
 mod sandbox;
 mod server;
 

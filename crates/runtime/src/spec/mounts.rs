@@ -125,9 +125,9 @@ fn clean_target(path: &str) -> Result<String, Error> {
 pub(super) fn rootfs_propagation(container: &ContainerConfig) -> Option<&'static str> {
     let asks = |kind: MountPropagation| container.mounts.iter().any(|m| m.propagation == kind as i32);
     if asks(MountPropagation::PropagationBidirectional) {
-        Some("rshared")
+        Some("shared")
     } else if asks(MountPropagation::PropagationHostToContainer) {
-        Some("rslave")
+        Some("slave")
     } else {
         None
     }

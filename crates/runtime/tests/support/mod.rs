@@ -208,6 +208,7 @@ pub(crate) fn image_parts() -> (Vec<u8>, Vec<u8>, String) {
     tar_entry(&mut first, Regular, "etc/passwd", 0o644, "", passwd.as_bytes());
     tar_entry(&mut first, Regular, "etc/group", 0o644, "", b"root:x:0:\nweb:x:1001:\nlogs:x:4:web\n");
     tar_entry(&mut first, Regular, "etc/gone", 0o644, "", b"x");
+    tar_entry(&mut first, Symlink, "link", 0o777, "/tmp", b"");
     let first = first.into_inner().unwrap();
     let mut second = tar::Builder::new(Vec::new());
     tar_entry(&mut second, Regular, "etc/.wh.gone", 0o644, "", b"");
