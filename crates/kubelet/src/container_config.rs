@@ -152,18 +152,15 @@ fn volume_mount(
     index: usize,
     lookup: &impl Fn(&str) -> Option<String>,
 ) -> Result<v1::Mount, String> {
+    if let Some(image) = r.volumes.images.get(&m.name) {
+        return Ok(image_mount(m, image, &expanded_sub_path(m, lookup)?));
+    }
     let volume = r
         .volumes
         .paths
         .get(&m.name)
         .ok_or_else(|| format!("volume {:?} of the mount at {} is not mounted", m.name, m.mount_path))?;
-    let mut sub = m.sub_path.clone().unwrap_or_default();
-    if let Some(text) = m.sub_path_expr.as_deref().filter(|e| !e.is_empty()) {
-        if let Some(name) = missing(text, lookup).first() {
-            return Err(format!("missing value for {name:?} in subPathExpr {text:?}"));
-        }
-        sub = expand(text, lookup);
-    }
+    let sub = expanded_sub_path(m, lookup)?;
     let host = if sub.is_empty() {
         volume.clone()
     } else {
@@ -182,8 +179,6 @@ fn volume_mount(
             )
         })?
     };
-    let container_path =
-        if m.mount_path.starts_with('/') { m.mount_path.clone() } else { format!("/{}", m.mount_path) };
     let propagation = match m.mount_propagation.as_deref() {
         Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
         Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
@@ -194,8 +189,33 @@ fn volume_mount(
     Ok(v1::Mount {
         propagation: propagation as i32,
         recursive_read_only: recursive,
-        ..plain(host, container_path, readonly)
+        ..plain(host, absolute(&m.mount_path), readonly)
     })
+}
+
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
+fn expanded_sub_path(m: &VolumeMount, lookup: &impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let Some(text) = m.sub_path_expr.as_deref().filter(|e| !e.is_empty()) else {
+        return Ok(m.sub_path.clone().unwrap_or_default());
+    };
+    match missing(text, lookup).first() {
+        Some(name) => Err(format!("missing value for {name:?} in subPathExpr {text:?}")),
+        None => Ok(expand(text, lookup)),
+    }
+}
+
+/// A mount that the runtime makes from an image; always read-only.
+fn image_mount(m: &VolumeMount, image: &str, sub_path: &str) -> v1::Mount {
+    v1::Mount {
+        container_path: absolute(&m.mount_path),
+        readonly: true,
+        image: Some(v1::ImageSpec { image: image.to_owned(), ..v1::ImageSpec::default() }),
+        image_sub_path: sub_path.to_owned(),
+        ..v1::Mount::default()
+    }
 }
 
 /// Volumes whose content is the kubelet's: a container's write would be lost or would mislead.

@@ -30,8 +30,29 @@ impl Puller {
     }
 }
 
-fn policy(c: &Container, reference: &str) -> &'static str {
-    match c.image_pull_policy.as_deref() {
+/// An image that a pod needs: a container's, or a volume's.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// The name that the user gave.
+    pub(crate) image: &'a str,
+    pub(crate) policy: Option<&'a str>,
+    /// The container that it is for; none for a volume.
+    pub(crate) container: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// The image of a container.
+    pub(crate) fn of(c: &'a Container) -> Self {
+        Self {
+            image: c.image.as_deref().unwrap_or_default(),
+            policy: c.image_pull_policy.as_deref(),
+            container: Some(&c.name),
+        }
+    }
+}
+
+fn policy(policy: Option<&str>, reference: &str) -> &'static str {
+    match policy {
         Some("Always") => "Always",
         Some("Never") => "Never",
         Some("IfNotPresent") => "IfNotPresent",
@@ -47,18 +68,18 @@ pub(crate) async fn look_up(images: &dyn ImageService, reference: &str) -> Resul
     answer.map(|a| a.image).map_err(|e| e.message)
 }
 
-/// Makes sure that the container's image is on the node; answers the reference to create it from.
-pub(crate) async fn ensure(kubelet: &Kubelet, pod: &Pod, c: &Container) -> Result<String, PullError> {
-    let name = c.image.as_deref().unwrap_or_default();
+/// Makes sure that an image is on the node; answers the reference to use it by.
+pub(crate) async fn ensure(kubelet: &Kubelet, pod: &Pod, w: Wanted<'_>) -> Result<String, PullError> {
+    let name = w.image;
     let event = |warning, reason: &str, text: String| {
-        kubelet.event(pod, Some(&c.name), warning, reason, text);
+        kubelet.event(pod, w.container, warning, reason, text);
     };
     let reference = credentials::reference(name).map_err(|message| {
         event(true, "InspectFailed", message.clone());
         event(true, "Failed", "Error: InvalidImageName".into());
         PullError { reason: "InvalidImageName", message }
     })?;
-    let policy = policy(c, &reference);
+    let policy = policy(w.policy, &reference);
     let found = look_up(&*kubelet.images, &reference).await.map_err(|e| {
         let message = format!("Failed to inspect image {reference:?}: {e}");
         event(true, "InspectFailed", message.clone());
@@ -66,7 +87,11 @@ pub(crate) async fn ensure(kubelet: &Kubelet, pod: &Pod, c: &Container) -> Resul
     })?;
     match (policy, found) {
         ("IfNotPresent" | "Never", Some(image)) => {
-            event(false, "Pulled", format!("Container image {name:?} already present on machine"));
+            event(
+                false,
+                "Pulled",
+                format!("Container image {name:?} already present on machine and can be accessed by the pod"),
+            );
             Ok(image.id)
         }
         ("Never", None) => {
@@ -75,19 +100,13 @@ pub(crate) async fn ensure(kubelet: &Kubelet, pod: &Pod, c: &Container) -> Resul
             event(true, "Failed", "Error: ErrImageNeverPull".into());
             Err(PullError { reason: "ErrImageNeverPull", message })
         }
-        _ => pull(kubelet, pod, c, name, &reference).await,
+        _ => pull(kubelet, pod, w, &reference).await,
     }
 }
 
-async fn pull(
-    kubelet: &Kubelet,
-    pod: &Pod,
-    c: &Container,
-    name: &str,
-    reference: &str,
-) -> Result<String, PullError> {
-    let asked = Instant::now();
-    kubelet.event(pod, Some(&c.name), false, "Pulling", format!("Pulling image {name:?}"));
+async fn pull(kubelet: &Kubelet, pod: &Pod, w: Wanted<'_>, reference: &str) -> Result<String, PullError> {
+    let (asked, name) = (Instant::now(), w.image);
+    kubelet.event(pod, w.container, false, "Pulling", format!("Pulling image {name:?}"));
     let keys = keyring(kubelet, pod).await;
     let slot = kubelet.puller.slots.clone().acquire_owned().await;
     let began = Instant::now();
@@ -106,7 +125,7 @@ async fn pull(
                 let size = size.map_or(0, |i| i.size);
                 kubelet.event(
                     pod,
-                    Some(&c.name),
+                    w.container,
                     false,
                     "Pulled",
                     format!(
@@ -127,8 +146,8 @@ async fn pull(
         _ => "ErrImagePull",
     };
     let text = format!("Failed to pull image {name:?}: {error}");
-    kubelet.event(pod, Some(&c.name), true, "Failed", text);
-    kubelet.event(pod, Some(&c.name), true, "Failed", format!("Error: {reason}"));
+    kubelet.event(pod, w.container, true, "Failed", text);
+    kubelet.event(pod, w.container, true, "Failed", format!("Error: {reason}"));
     Err(PullError { reason, message })
 }
 

@@ -84,6 +84,9 @@ pub async fn run(
         cgroup_v2 = kubelet.cgroups.is_v2(),
         "kubelet starts"
     );
+    // Static pods are admitted before the API server has the node.
+    let first = node::register::initial(&kubelet).await;
+    *kubelet.node.write() = Arc::new(first);
     let mut tasks = JoinSet::new();
     let server = tokio::spawn(server::run(kubelet.clone(), listener));
     background(&kubelet, &informers, on_pod_cidr, &mut tasks);

@@ -79,6 +79,8 @@ pub struct ContainerMemory {
     pub pull: BackOff,
     /// Image of the next start.
     pub image: Image,
+    /// The image name that `image` and `pull` speak of; another one makes them void.
+    pub image_name: String,
     /// Last failure to start.
     pub error: Option<LaunchError>,
     /// Id of the instance that the kubelet killed in order to replace it, whatever code it ended with.

@@ -369,7 +369,14 @@ impl Planner<'_, '_> {
             self.wait(name, e.reason, e.message);
             return;
         }
-        match self.memory.container(name).image.clone() {
+        let wanted = c.image.as_deref().unwrap_or_default();
+        let m = self.memory.container(name);
+        if m.image_name != wanted {
+            wanted.clone_into(&mut m.image_name);
+            m.image = Image::Unknown;
+            m.pull.reset();
+        }
+        match m.image.clone() {
             Image::Unknown => self.pull(name),
             Image::Failed { reason, message, retry_at, at } => {
                 self.pull_back_off(c, reason, message, at, retry_at);
@@ -404,6 +411,11 @@ impl Planner<'_, '_> {
     /// True while the container waits for its restart back-off.
     fn crash_back_off(&mut self, c: &Spec) -> bool {
         let Some(dead) = self.input.observed.latest(&c.name).filter(|o| o.exited()) else { return false };
+        if dead.hash != 0 && dead.hash != hash::container(c) {
+            // What failed is not what is to be started.
+            self.memory.container(&c.name).crash.reset();
+            return false;
+        }
         let failed_at = dead.finished_at.unwrap_or(dead.created_at);
         let m = self.memory.container(&c.name);
         let Some(until) = m.crash.until(failed_at, self.input.now) else { return false };

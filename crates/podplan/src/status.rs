@@ -123,7 +123,14 @@ fn fill_addresses(out: &mut PodStatus, view: &View<'_>) {
 impl View<'_> {
     fn container(&self, role: Role, c: &Spec, old: &[ContainerStatus]) -> ContainerStatus {
         let old = old.iter().find(|s| s.name == c.name);
-        let Some(o) = self.input.observed.latest(&c.name) else { return self.absent(c, old) };
+        let latest = self.input.observed.latest(&c.name);
+        let launching = self.memory.busy(&Op::Launch(c.name.clone()));
+        // A container between create and start is nobody's business yet: it saves a status write.
+        let latest = match latest {
+            Some(o) if o.state == ContainerState::Created && launching => self.input.observed.previous(o),
+            other => other,
+        };
+        let Some(o) = latest else { return self.absent(c, old) };
         let (state, last) = self.states(c, o);
         let running = state.running.is_some();
         let started = running && started(c, o, self.memory);

@@ -32,7 +32,7 @@ fn labels(kubelet: &Kubelet) -> BTreeMap<String, String> {
 }
 
 /// The node as it registers, with its first status, so that it is Ready as early as it can be.
-async fn initial(kubelet: &Kubelet) -> Node {
+pub(crate) async fn initial(kubelet: &Kubelet) -> Node {
     let mut node = Node::default();
     node.metadata.name = Some(kubelet.config.node_name.clone());
     node.metadata.labels = Some(labels(kubelet));

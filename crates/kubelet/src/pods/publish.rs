@@ -72,7 +72,14 @@ impl Writer {
         if !diff.is_empty() {
             let patch = json!({"metadata": {"uid": uid}, "status": diff});
             match api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-                Ok(_) => self.base = Some((uid.clone(), report.status.clone())),
+                Ok(_) => {
+                    tracing::debug!(
+                        pod = super::name_of(&pod),
+                        phase = report.status.phase,
+                        "status written"
+                    );
+                    self.base = Some((uid.clone(), report.status.clone()));
+                }
                 Err(error) if gone(&error) => return Ok(()),
                 Err(error) => {
                     // Others may have written meanwhile; the next try compares with what the API has.

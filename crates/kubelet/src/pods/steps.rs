@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio_util::sync::CancellationToken;
 
-use crate::images::{self, PullError};
+use crate::images::{self, PullError, Wanted};
 use crate::kubelet::Kubelet;
 use crate::pods::launch::LaunchFailure;
 use crate::volumes::{self, Mounted, SetupError};
@@ -35,8 +35,8 @@ pub(crate) enum Done {
     Refreshed(Result<Mounted, SetupError>),
     /// A sandbox was created, or not.
     Sandbox(Result<(), String>),
-    /// The image of a container is there, or not.
-    Pulled(String, Result<String, PullError>),
+    /// The image of a container is there, or not: container, image name, reference.
+    Pulled(String, String, Result<String, PullError>),
     /// A container was started, or not.
     Launched(String, Result<(), LaunchFailure>),
     /// Volumes and cgroup are gone, or not.
@@ -54,6 +54,10 @@ pub(crate) async fn create_sandbox(
     attempt: u32,
     ending: CancellationToken,
 ) -> Result<(), String> {
+    if spec::of(&pod).host_users == Some(false) {
+        // To run it with the node's users would be less than the pod asks for.
+        return Err("user namespaces (hostUsers: false) are not supported on this node".into());
+    }
     if !spec::host_network(&pod) {
         tokio::select! {
             waited = kubelet.wait_for_network(NETWORK_WAIT) => waited?,
@@ -80,11 +84,17 @@ async fn runtime_handler(kubelet: &Kubelet, pod: &Pod) -> Result<String, String>
 
 /// Looks up or pulls an image.
 pub(crate) async fn pull(kubelet: Arc<Kubelet>, pod: Arc<Pod>, container: String) -> Done {
-    let result = match spec::find(&pod, &container) {
-        Some((_, c)) => images::ensure(&kubelet, &pod, &c).await,
-        None => Err(PullError { reason: "ErrImagePull", message: "container left the spec".into() }),
+    let (name, result) = match spec::find(&pod, &container) {
+        Some((_, c)) => {
+            let result = images::ensure(&kubelet, &pod, Wanted::of(&c)).await;
+            (c.image.clone().unwrap_or_default(), result)
+        }
+        None => {
+            let message = "container left the spec".into();
+            (String::new(), Err(PullError { reason: "ErrImagePull", message }))
+        }
     };
-    Done::Pulled(container, result)
+    Done::Pulled(container, name, result)
 }
 
 /// Sets up volumes.

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::images::PullError;
 use crate::kubelet::Kubelet;
 use crate::observe::Observer;
 use crate::pods::launch::{self, Launch, LaunchFailure};
@@ -330,7 +331,13 @@ impl Worker {
         }
     }
 
+    /// Milliseconds since the pod was first seen.
+    fn age(&self) -> i64 {
+        self.kubelet.now().as_millisecond() - self.seen.as_millisecond()
+    }
+
     fn spawn(&mut self, op: Op, work: impl Future<Output = Done> + Send + 'static) {
+        tracing::debug!(pod = name_of(&self.pod), ?op, ms = self.age(), "step begins");
         let task = self.ops.spawn(work);
         self.names.insert(task.id(), op.clone());
         if let Some(old) = self.aborts.insert(op, task) {
@@ -406,6 +413,7 @@ impl Worker {
         let done = match done {
             Ok((id, done)) => {
                 if let Some(op) = self.names.remove(&id) {
+                    tracing::debug!(pod = name_of(&self.pod), ?op, ms = self.age(), "step ends");
                     self.aborts.remove_entry(&op);
                 }
                 done
@@ -426,7 +434,7 @@ impl Worker {
             Done::Prepared(result) => self.prepared(result, now),
             Done::Refreshed(result) => self.refreshed(result, now),
             Done::Sandbox(result) => self.sandbox_created(result, now),
-            Done::Pulled(name, result) => self.pulled(&name, result, now),
+            Done::Pulled(name, image, result) => self.pulled(&name, &image, result, now),
             Done::Launched(name, result) => self.launched(&name, result, now),
             Done::Released(result) => {
                 self.memory.end(&Op::Release);
@@ -483,9 +491,13 @@ impl Worker {
         }
     }
 
-    fn pulled(&mut self, name: &str, result: Result<String, crate::images::PullError>, now: Timestamp) {
+    fn pulled(&mut self, name: &str, image: &str, result: Result<String, PullError>, now: Timestamp) {
         self.memory.end(&Op::Pull(name.to_owned()));
         let m = self.memory.container(name);
+        if m.image_name != image {
+            // The spec has changed meanwhile.
+            return;
+        }
         m.image = match result {
             Ok(image) => {
                 m.pull = BackOff::default();
@@ -552,7 +564,8 @@ impl Worker {
     }
 
     fn wake(&self, plan: &Plan) -> Option<Timestamp> {
-        let renew = self.renew_volumes_at.filter(|_| !plan.over);
+        let busy = self.aborts.contains_key(&Op::Prepare);
+        let renew = self.renew_volumes_at.filter(|_| !plan.over && !busy);
         [plan.wake_at, renew].into_iter().flatten().min()
     }
 

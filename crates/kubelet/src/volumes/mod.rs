@@ -20,6 +20,7 @@ use isopod_podplan::{resources, spec};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
 
+use crate::images::{self, Wanted};
 use crate::kubelet::Kubelet;
 use atomic::Payload;
 use payload::{Made, Maker};
@@ -29,6 +30,8 @@ use payload::{Made, Maker};
 pub(crate) struct Mounted {
     /// Path by volume name.
     pub(crate) paths: BTreeMap<String, PathBuf>,
+    /// Resolved image by volume name, for volumes that the runtime mounts from an image.
+    pub(crate) images: BTreeMap<String, String>,
     /// When a volume must be made anew because a token in it grows old.
     pub(crate) renew_at: Option<Timestamp>,
 }
@@ -50,8 +53,12 @@ pub(crate) async fn set_up(kubelet: &Kubelet, pod: &Pod) -> Result<Mounted, Setu
     let results = join_all(used.iter().map(|v| one(kubelet, pod, &dir, v))).await;
     let mut out = Mounted::default();
     for (v, result) in used.iter().zip(results) {
-        let (path, renew_at) = result.map_err(|message| SetupError { volume: v.name.clone(), message })?;
-        out.paths.insert(v.name.clone(), path);
+        let (place, renew_at) = result.map_err(|message| SetupError { volume: v.name.clone(), message })?;
+        match place {
+            Place::Path(path) => drop(out.paths.insert(v.name.clone(), path)),
+            Place::Image(image) => drop(out.images.insert(v.name.clone(), image)),
+        }
+
         if let Some(at) = renew_at {
             out.renew_at = Some(out.renew_at.map_or(at, |r| r.min(at)));
         }
@@ -78,7 +85,31 @@ fn place(dir: &Path, plugin: &str, name: &str) -> PathBuf {
     dir.join("volumes").join(plugin).join(name)
 }
 
+/// Where a volume's content is.
+enum Place {
+    Path(PathBuf),
+    Image(String),
+}
+
 async fn one(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    dir: &Path,
+    v: &Volume,
+) -> Result<(Place, Option<Timestamp>), String> {
+    if let Some(i) = &v.image {
+        let wanted = Wanted {
+            image: i.reference.as_deref().unwrap_or_default(),
+            policy: i.pull_policy.as_deref(),
+            container: None,
+        };
+        let image = images::ensure(kubelet, pod, wanted).await.map_err(|e| e.message)?;
+        return Ok((Place::Image(image), None));
+    }
+    files(kubelet, pod, dir, v).await.map(|(path, renew_at)| (Place::Path(path), renew_at))
+}
+
+async fn files(
     kubelet: &Kubelet,
     pod: &Pod,
     dir: &Path,
