@@ -76,3 +76,31 @@ impl Flow {
         (of(&self.read), of(&self.write))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_the_seats_requests_wait_and_are_then_refused() {
+        let flow = Flow::default();
+        let user = UserInfo::authenticated("u", &[]);
+        let list = RequestInfo::parse(&http::Method::GET, "/api/v1/pods", None);
+        let mut seats = Vec::new();
+        for _ in 0..limits::INFLIGHT_READ_MAX {
+            seats.push(flow.seat(&list, &user).await.unwrap());
+        }
+        assert_eq!(flow.in_flight().0, limits::INFLIGHT_READ_MAX);
+        let refused = flow.seat(&list, &user).await.unwrap_err();
+        assert_eq!((refused.code, refused.retry_after_seconds), (429, 1));
+        // Writers, watches and administrators have room.
+        let create = RequestInfo::parse(&http::Method::POST, "/api/v1/pods", None);
+        assert!(flow.seat(&create, &user).await.unwrap().is_some());
+        let watch = RequestInfo::parse(&http::Method::GET, "/api/v1/pods", Some("watch=1"));
+        assert!(flow.seat(&watch, &user).await.unwrap().is_none());
+        let admin = UserInfo::authenticated("a", &[GROUP_MASTERS]);
+        assert!(flow.seat(&list, &admin).await.unwrap().is_none());
+        seats.pop();
+        assert!(flow.seat(&list, &user).await.unwrap().is_some());
+    }
+}

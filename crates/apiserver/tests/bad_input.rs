@@ -107,3 +107,30 @@ async fn invalid_objects_name_their_fields() {
     assert_eq!(fields, ["metadata.labels", "data[x/y]"]);
     server.stop();
 }
+
+/// A handler's fault is one request's 500.
+#[tokio::test]
+async fn a_panic_stays_in_its_request() {
+    struct Faulty;
+    #[async_trait::async_trait]
+    impl isopod_apiserver::layers::VirtualResource for Faulty {
+        fn resource(&self) -> (&'static str, &'static str, &'static str) {
+            ("authorization.k8s.io", "subjectaccessreviews", "")
+        }
+        async fn create(
+            &self,
+            _: &isopod_apiserver::layers::VirtualRequest<'_>,
+            _: Value,
+        ) -> Result<Value, isopod_api::status::Status> {
+            panic!("on purpose")
+        }
+    }
+    let server =
+        support::server_with(|layers| layers.virtual_resources.insert(0, std::sync::Arc::new(Faulty))).await;
+    let caller = Caller::new(&server);
+    let uri = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let answer = caller.post(uri, &json!({"spec": {"user": "u"}})).await;
+    assert_eq!((answer.code, &answer.body["reason"]), (500, &json!("InternalError")));
+    assert_eq!(caller.get("/readyz").await.bytes, b"ok");
+    server.stop();
+}

@@ -214,3 +214,46 @@ async fn server_side_apply() {
     assert_eq!(warned.code, 400);
     server.stop();
 }
+
+#[tokio::test]
+async fn evictions_respect_budgets() {
+    let server = server().await;
+    let caller = Caller::new(&server);
+    let pods = "/api/v1/namespaces/default/pods";
+    for name in ["a", "b"] {
+        let pod = json!({"metadata": {"name": name, "labels": {"x": "y"}},
+            "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+        assert_eq!(caller.post(pods, &pod).await.code, 201);
+        let status =
+            json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        let patched =
+            caller.patch(&format!("{pods}/{name}/status"), "strategic-merge-patch+json", &status).await;
+        assert_eq!(patched.code, 200, "{:?}", patched.body);
+    }
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"metadata": {"name": "pdb"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"x": "y"}}}});
+    assert_eq!(caller.post(budgets, &budget).await.code, 201);
+    let evict = |name: &str| {
+        let uri = format!("{pods}/{name}/eviction");
+        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+        let caller = caller.clone();
+        async move { caller.post(&uri, &body).await }
+    };
+    let early = evict("a").await;
+    assert_eq!(
+        (early.code, &early.headers["retry-after"]),
+        (429, &"10".parse().unwrap()),
+        "{:?}",
+        early.body
+    );
+    let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2,
+        "desiredHealthy": 1, "expectedPods": 2}});
+    assert_eq!(caller.patch(&format!("{budgets}/pdb/status"), "merge-patch+json", &status).await.code, 200);
+    assert_eq!(evict("a").await.code, 201);
+    let gone = caller.get(&format!("{pods}/a")).await.body;
+    assert!(gone["metadata"]["deletionTimestamp"].is_string());
+    let refused = evict("b").await;
+    assert_eq!(refused.code, 429);
+    assert_eq!(refused.body["details"]["causes"][0]["reason"], "DisruptionBudget");
+    server.stop();
+}

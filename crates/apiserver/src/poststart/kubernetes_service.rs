@@ -29,6 +29,15 @@ pub(super) async fn create(server: &Arc<ApiServer>) -> Result<(), Status> {
     let cidrs: Vec<String> = server.config.service_cidrs.iter().map(ToString::to_string).collect();
     let cidr = json!({"metadata": {"name": NAME}, "spec": {"cidrs": cidrs}});
     ensure(server, "networking.k8s.io", "servicecidrs", "", cidr).await?;
+    let ready = json!([{"type": "Ready", "status": "True", "reason": "", "observedGeneration": 0,
+        "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": crate::context::timestamp(server.clock.now())}]);
+    let mut mark = |mut object: Value| {
+        let known = object["status"]["conditions"].as_array().is_some_and(|c| !c.is_empty());
+        object["status"]["conditions"] = ready.clone();
+        Ok((!known).then_some(object))
+    };
+    server.update_object("networking.k8s.io", "servicecidrs", "", NAME, &mut mark).await?;
     let ip = first_address(server.config.service_cidrs[0]).to_string();
     let service = json!({
         "metadata": {"name": NAME, "labels": {"component": "apiserver", "provider": "kubernetes"}},

@@ -61,7 +61,20 @@ pub async fn server_on(
     store: Arc<memory_store::MemoryStore>,
     change: impl FnOnce(&mut Layers),
 ) -> Arc<ApiServer> {
-    let config = Config::new("127.0.0.1".parse().unwrap(), 6443, "10.43.0.0/16".parse().unwrap());
+    server_of(config(), store, change).await
+}
+
+/// The configuration of test servers.
+pub fn config() -> Config {
+    Config::new("127.0.0.1".parse().unwrap(), 6443, "10.43.0.0/16".parse().unwrap())
+}
+
+/// The same with a configuration.
+pub async fn server_of(
+    config: Config,
+    store: Arc<memory_store::MemoryStore>,
+    change: impl FnOnce(&mut Layers),
+) -> Arc<ApiServer> {
     let server = ApiServer::with_layers(config, store, |mut layers| {
         layers.authorizers = vec![Arc::new(AllowAll)];
         layers.admission.clear();
