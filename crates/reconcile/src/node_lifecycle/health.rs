@@ -11,7 +11,7 @@ use serde_json::json;
 use super::taints::{self, NOT_READY, UNREACHABLE, condition_status};
 use super::zones::{Limiter, ZoneState, state};
 use crate::meta::{Meta, reference, time};
-use crate::plan::{Action, Event, PatchKind, Plan, Target, Tolerate};
+use crate::plan::{Action, Event, Outcome, PatchKind, Plan, Step, Target, Tolerate};
 use crate::pods;
 
 const WATCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
@@ -49,6 +49,8 @@ struct Health {
     ready: Option<String>,
     /// The taint still to be set, waiting for its turn.
     pending: Option<&'static str>,
+    /// Its turn has come; a write that fails is tried again without waiting for another.
+    granted: bool,
 }
 
 /// What the monitor reads beside the nodes.
@@ -151,6 +153,7 @@ impl Monitor {
                     seen,
                     ready: None,
                     pending: None,
+                    granted: false,
                 },
             );
             let text = format!("Node {0} event: Registered Node {0} in Controller", node.name());
@@ -193,7 +196,7 @@ impl Monitor {
         // Also at the first look: this process may have been started after the node went down.
         if ready != "True" && before.as_deref() != Some(ready.as_str()) && !never {
             for pod in (sources.pods)(node.name()) {
-                plan.steps.extend(mark_unready(&pod, now).map(crate::plan::Step::One));
+                plan.steps.extend(mark_unready(&pod, now).map(Step::One));
             }
         }
         let wanted = match ready.as_str() {
@@ -203,6 +206,7 @@ impl Monitor {
             _ => Some(UNREACHABLE),
         };
         health.pending = wanted.filter(|key| !taints::has(node, key, "NoExecute"));
+        health.granted &= ready != "True";
         if ready == "True"
             && let Some(action) = taints::clear_no_execute(node)
         {
@@ -260,18 +264,35 @@ impl Monitor {
             let other = if key == NOT_READY { UNREACHABLE } else { NOT_READY };
             // Changing one taint into the other evicts nobody new, so it need not wait.
             let swap = taints::has(node, other, "NoExecute");
-            let allowed = swap || self.zones.get_mut(&zone(node)).is_some_and(|limiter| limiter.take(now));
+            let allowed = swap
+                || health.granted
+                || self.zones.get_mut(&zone(node)).is_some_and(|limiter| limiter.take(now));
             if !allowed {
                 continue;
             }
             health.pending = None;
-            if let Some(action) = taints::set_no_execute(node, key, now) {
+            health.granted = true;
+            let writes_node = |(name, plan): &&mut (String, Plan)| {
+                name == node.name() && plan.actions().any(|a| a.write.target().resource.plural == "nodes")
+            };
+            if let Some((_, plan)) = plans.iter_mut().find(writes_node) {
+                // The taint builds on the node as that write leaves it.
+                plan.then = Some(Box::new(move |outcome| then_taint(outcome, key, now)));
+            } else if let Some(action) = taints::set_no_execute(node, key, now) {
                 let mut plan = Plan::nothing();
                 plan.push(action);
                 plans.push((node.name().to_owned(), plan));
             }
         }
     }
+}
+
+fn then_taint(outcome: &Outcome, key: &'static str, now: Timestamp) -> Plan {
+    let mut plan = Plan::nothing();
+    let node = outcome.results.first().and_then(|result| result.as_ref().ok());
+    let node = node.and_then(|value| serde_json::from_value::<Node>(value.clone()).ok());
+    plan.steps.extend(node.and_then(|node| taints::set_no_execute(&node, key, now)).map(Step::One));
+    plan
 }
 
 /// Conditions of a silent node.
@@ -373,28 +394,37 @@ mod tests {
     /// Applies what the plans say to the nodes.
     fn apply(nodes: &mut [Arc<Node>], plans: Vec<(String, Plan)>) -> String {
         let mut text = String::new();
-        for (_, plan) in plans {
-            for action in plan.actions() {
-                let Some(node) = nodes.iter_mut().find(|node| node.name() == action.write.target().name)
-                else {
-                    continue;
-                };
-                match &action.write {
-                    Write::Update { body, .. } => {
-                        *node = Arc::new(serde_json::from_value(body.clone()).unwrap())
-                    }
-                    Write::Patch { body, .. } => {
-                        let mut copy = node.as_ref().clone();
-                        copy.spec.get_or_insert_default().taints =
-                            serde_json::from_value(body["spec"]["taints"].clone()).unwrap();
-                        *node = Arc::new(copy);
-                    }
-                    other => panic!("{other:?}"),
+        for (_, mut plan) in plans {
+            loop {
+                text += &describe(&plan);
+                let mut outcome = Outcome::default();
+                for action in plan.actions() {
+                    outcome.results.push(Ok(write(nodes, &action.write)));
+                }
+                match plan.then.take() {
+                    Some(then) => plan = then(&outcome),
+                    None => break,
                 }
             }
-            text += &describe(&plan);
         }
         text
+    }
+
+    fn write(nodes: &mut [Arc<Node>], write: &Write) -> serde_json::Value {
+        let Some(node) = nodes.iter_mut().find(|node| node.name() == write.target().name) else {
+            return json!(null);
+        };
+        match write {
+            Write::Update { body, .. } => *node = Arc::new(serde_json::from_value(body.clone()).unwrap()),
+            Write::Patch { body, .. } => {
+                let mut copy = node.as_ref().clone();
+                copy.spec.get_or_insert_default().taints =
+                    serde_json::from_value(body["spec"]["taints"].clone()).unwrap();
+                *node = Arc::new(copy);
+            }
+            other => panic!("{other:?}"),
+        }
+        crate::plan::to_value(node.as_ref())
     }
 
     fn check(silent: &[&str], seconds: &[i64], want: Expect) {
@@ -472,23 +502,23 @@ mod tests {
             &["a", "b"],
             &[0, 55, 60, 65],
             expect![[r#"
-            at 0s
-            event RegisteredNode Node a event: Registered Node a in Controller
-            event RegisteredNode Node b event: Registered Node b in Controller
-            event RegisteredNode Node c event: Registered Node c in Controller
-            event RegisteredNode Node d event: Registered Node d in Controller
-            at 55s
-            update nodes/a/status
-            event NodeNotReady Node a status is now: NodeNotReady
-            patch pods/p/status {"metadata":{"uid":"p"},"status":{"conditions":[{"lastTransitionTime":"1970-01-01T00:00:55Z","status":"False","type":"Ready"}]}}
-              ok: NodeNotReady Node is not ready
-            update nodes/b/status
-            event NodeNotReady Node b status is now: NodeNotReady
-            patch nodes/a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoExecute","key":"node.kubernetes.io/unreachable","timeAdded":"1970-01-01T00:00:55Z"}]}}
-            at 60s
-            at 65s
-            patch nodes/b {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoExecute","key":"node.kubernetes.io/unreachable","timeAdded":"1970-01-01T00:01:05Z"}]}}
-        "#]],
+                at 0s
+                event RegisteredNode Node a event: Registered Node a in Controller
+                event RegisteredNode Node b event: Registered Node b in Controller
+                event RegisteredNode Node c event: Registered Node c in Controller
+                event RegisteredNode Node d event: Registered Node d in Controller
+                at 55s
+                update nodes/a/status
+                event NodeNotReady Node a status is now: NodeNotReady
+                patch pods/p/status {"metadata":{"uid":"p"},"status":{"conditions":[{"lastTransitionTime":"1970-01-01T00:00:55Z","status":"False","type":"Ready"}]}}
+                  ok: NodeNotReady Node is not ready
+                patch nodes/a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoExecute","key":"node.kubernetes.io/unreachable","timeAdded":"1970-01-01T00:00:55Z"}]}}
+                update nodes/b/status
+                event NodeNotReady Node b status is now: NodeNotReady
+                at 60s
+                at 65s
+                patch nodes/b {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoExecute","key":"node.kubernetes.io/unreachable","timeAdded":"1970-01-01T00:01:05Z"}]}}
+            "#]],
         );
     }
 }
