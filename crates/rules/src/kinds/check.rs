@@ -89,7 +89,7 @@ impl<'v> At<'v> {
         let map = self.value.and_then(Value::as_object).into_iter().flatten();
         map.map(move |(key, value)| (key.as_str(), here.below(Some(value), Part::Key(key))))
     }
-    /// The same value under another name of its parent, for faults that are reported beside it.
+    /// Whether there is a value.
     pub(super) fn is_set(&self) -> bool {
         self.value.is_some()
     }
@@ -223,12 +223,10 @@ impl<'v> At<'v> {
         }
     }
     /// A value that may not differ from the old one.
-    pub(super) fn unchanged(&self, old: &At<'_>) -> bool {
-        let same = self.value == old.value;
-        if !same {
+    pub(super) fn unchanged(&self, old: &At<'_>) {
+        if self.value != old.value {
             self.invalid(IMMUTABLE);
         }
-        same
     }
     /// A value that stands once among those already seen.
     pub(super) fn unique(&self, seen: &mut BTreeSet<String>) {

@@ -4,6 +4,7 @@
 //! kinds differ. All functions see objects in the storage version of their kind, defaulted. A kind without
 //! a file of its own gets [`Strategy::DEFAULT`]. Adding a kind's rules is one file and one line here.
 
+mod bounds;
 mod check;
 mod columns;
 pub mod meta;

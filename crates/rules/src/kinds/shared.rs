@@ -1,6 +1,7 @@
 //! Small readers that several kinds' files use.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use isopod_api::Value;
 
@@ -37,4 +38,10 @@ pub(super) fn int_at(object: &Value, path: &str) -> i64 {
 /// The truth at a dotted path, false when absent.
 pub(super) fn bool_at(object: &Value, path: &str) -> bool {
     at(object, path).and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// A map of texts, empty when it is none.
+pub(super) fn text_map(map: &Value) -> BTreeMap<String, String> {
+    let entries = map.as_object().into_iter().flatten();
+    entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }

@@ -1,13 +1,15 @@
 //! Jobs and CronJobs.
 
 mod columns;
+mod schedule;
+mod validate;
 
 use isopod_api::Value;
 use isopod_api::object::child_mut;
 use serde_json::json;
 
 use super::shared::{at, str_at};
-use super::{Context, Strategy};
+use super::{Context, Strategy, pod};
 
 pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
@@ -15,7 +17,12 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         kind: "Job",
         generation: true,
         prepare_for_create: prepare_job,
+        validate: validate::job,
+        validate_update: validate::job_update,
+        validate_status_update: validate::job_status,
+        warnings: |new, old| pod::template_warnings(new, old, "spec.template"),
         selectable: &[("status.successful", "status.succeeded")],
+        selectable_absent: &[("status.successful", "0")],
         orphan_by_default: true,
         columns: columns::JOB,
         row: columns::job,
@@ -25,6 +32,9 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         group: "batch",
         kind: "CronJob",
         generation: true,
+        validate: validate::cron_job,
+        validate_update: |new, _, context| validate::cron_job(new, context),
+        warnings: |new, old| pod::template_warnings(new, old, "spec.jobTemplate.spec.template"),
         columns: columns::CRON_JOB,
         row: columns::cron_job,
         ..Strategy::DEFAULT
@@ -49,9 +59,12 @@ fn prepare_job(job: &mut Value, _: &Context<'_>) {
             ("batch.kubernetes.io/controller-uid", &uid),
             ("batch.kubernetes.io/job-name", &name),
         ] {
-            labels.insert(key.to_owned(), value.as_str().into());
+            // Labels that the client has set are judged by validation.
+            labels.entry(key).or_insert_with(|| value.as_str().into());
         }
     }
     let selector = spec.entry("selector").or_insert_with(|| json!({}));
-    child_mut(selector, "matchLabels").insert("batch.kubernetes.io/controller-uid".to_owned(), uid.into());
+    child_mut(selector, "matchLabels")
+        .entry("batch.kubernetes.io/controller-uid")
+        .or_insert_with(|| uid.into());
 }
