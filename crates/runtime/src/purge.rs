@@ -31,11 +31,11 @@ pub fn stop_all(root: &Path, state: &Path) -> Result<(), Error> {
             unmount_all(&dir)?;
         }
     }
+    end_shims(&state.join("s"));
     if root.join("sandboxes").exists() {
         for dir in directories(&root.join("sandboxes"))? {
             let loaded = load::<SandboxRecord, isopod_cri::v1::PodSandboxConfig>(&dir);
             if let Ok((record, _)) = loaded {
-                end_shim(&record, &state.join("s").join(&record.id));
                 cgroups.remove(&format!("/isopod/{}", record.id))?;
             }
         }
@@ -60,21 +60,32 @@ pub fn stop_all(root: &Path, state: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Kills a shim, if the process of its number still is one.
-fn end_shim(record: &SandboxRecord, run_dir: &Path) {
-    let pid = record.shim_pid;
-    let Ok(cwd) = std::fs::read_link(format!("/proc/{pid}/cwd")) else { return };
-    if pid <= 0 || cwd != run_dir {
-        return;
+/// Kills the shims whose directories lie in `dir`: also those that no record knows yet.
+fn end_shims(dir: &Path) {
+    let shims: Vec<i32> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            // A shim works in its directory, and nothing else does.
+            std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir) && cwd != dir)
+        })
+        .collect();
+    for pid in &shims {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
     }
-    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    // It must be gone before its mounts are.
+    // They must be gone before their mounts are.
     for _ in 0..200 {
-        // A zombie holds nothing any more.
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        if stat.rsplit(')').next().is_none_or(|rest| rest.trim().is_empty() || rest.trim().starts_with('Z')) {
+        if shims.iter().all(|pid| has_ended(*pid)) {
             return;
         }
         crate::cgroup::pause(std::time::Duration::from_millis(5));
     }
+}
+
+/// A zombie holds nothing any more.
+fn has_ended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_none_or(|rest| rest.trim().is_empty() || rest.trim().starts_with('Z'))
 }
