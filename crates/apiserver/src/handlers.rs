@@ -363,7 +363,9 @@ fn filter(ctx: &Ctx, resource: &Resource, options: &ListOptions) -> Result<Filte
         fields = isopod_api::selector::FieldSelector::parse(&format!("metadata.name={}", ctx.info.name))
             .map_err(Status::bad_request)?;
     }
-    Ok(Filter { namespace: ctx.info.namespace.clone(), labels: options.labels.clone(), fields })
+    // The path of a Namespace names it as the namespace too.
+    let namespace = if resource.facts.namespaced { ctx.info.namespace.clone() } else { String::new() };
+    Ok(Filter { namespace, labels: options.labels.clone(), fields })
 }
 
 /// Refuses paths whose scope does not fit the resource, and names that are no names before they become keys.

@@ -64,7 +64,7 @@ pub const PATCH_RETRIES_MAX: usize = 5;
 pub const GENERATE_NAME_RETRIES_MAX: usize = 8;
 /// Objects read from the store per request when a cache is filled, so one answer stays small.
 pub const STORE_PAGE_MAX: i64 = 2_000;
-/// Objects deleted per page of a deletecollection.
-pub const DELETE_COLLECTION_PAGE: usize = 500;
+/// Objects of a deletecollection deleted at the same time: enough for the store to commit them together.
+pub const DELETE_COLLECTION_PARALLEL: usize = 16;
 /// Time given to open requests when the server stops.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);

@@ -257,3 +257,35 @@ async fn evictions_respect_budgets() {
     assert_eq!(refused.body["details"]["causes"][0]["reason"], "DisruptionBudget");
     server.stop();
 }
+
+#[tokio::test]
+async fn finalizers_policies_and_collections() {
+    let server = server().await;
+    let caller = Caller::new(&server);
+    let one = format!("{MAPS}/f");
+    let held = json!({"metadata": {"name": "f", "finalizers": ["example.com/hold"]}});
+    let made = caller.post(MAPS, &held).await.body;
+    let wrong = json!({"preconditions": {"uid": "other"}});
+    assert_eq!(caller.delete(&one, &wrong).await.code, 409);
+    let marked = caller.delete(&one, &json!({"propagationPolicy": "Foreground"})).await.body;
+    assert_eq!(marked["metadata"]["finalizers"], json!(["example.com/hold", "foregroundDeletion"]));
+    assert_eq!(marked["metadata"]["uid"], made["metadata"]["uid"]);
+    let more =
+        json!({"metadata": {"finalizers": ["example.com/hold", "foregroundDeletion", "example.com/new"]}});
+    assert_eq!(caller.patch(&one, "merge-patch+json", &more).await.code, 422);
+    let none = json!([{"op": "remove", "path": "/metadata/finalizers"}]);
+    assert_eq!(caller.patch(&one, "json-patch+json", &none).await.code, 200);
+    assert_eq!(caller.get(&one).await.code, 404);
+
+    for i in 0..40 {
+        let labels = json!({"even": (i % 2 == 0).to_string()});
+        caller.post(MAPS, &json!({"metadata": {"name": format!("m{i}"), "labels": labels}})).await;
+    }
+    let deleted = caller.delete(&format!("{MAPS}?labelSelector=even%3Dtrue"), &json!(null)).await;
+    assert_eq!((deleted.code, deleted.body["items"].as_array().unwrap().len()), (200, 20));
+    assert_eq!(caller.get(MAPS).await.body["items"].as_array().unwrap().len(), 20);
+    let dry = caller.delete(&format!("{MAPS}?dryRun=All"), &json!(null)).await;
+    assert_eq!(dry.code, 200);
+    assert_eq!(caller.get(MAPS).await.body["items"].as_array().unwrap().len(), 20);
+    server.stop();
+}

@@ -3,6 +3,7 @@
 //! An object goes at once unless its kind grants grace (pods on a node) or finalizers hold it; then it is
 //! marked with `deletionTimestamp` and goes with the last of them.
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use isopod_api::field::{Error, Path};
 use isopod_api::object::child_mut;
 use isopod_api::status::Status;
@@ -214,18 +215,18 @@ impl Write<'_> {
             .filter(|e| filter.matches(e, stored.strategy))
             .map(|e| (e.name().0.to_owned(), e.name().1.to_owned()))
             .collect();
-        let mut items = Vec::new();
-        for page in names.chunks(limits::DELETE_COLLECTION_PAGE) {
-            for (namespace, name) in page {
-                let one = Write { namespace, name, ..*self };
-                match one.delete(options).await {
-                    Ok(Deleted::Gone(object) | Deleted::Marked(object)) => items.push(object),
-                    Err(status) if status.code == 404 => {}
-                    Err(status) => return Err(status),
-                }
+        // Several at once, so that the store commits them together.
+        let deletes = futures::stream::iter(names).map(|(namespace, name)| async move {
+            let one = Write { namespace: &namespace, name: &name, ..*self };
+            match one.delete(options).await {
+                Ok(Deleted::Gone(object) | Deleted::Marked(object)) => Ok(Some(object)),
+                Err(status) if status.code == 404 => Ok(None),
+                Err(status) => Err(status),
             }
-            tokio::task::yield_now().await;
-        }
+        });
+        let deleted: Vec<Option<Value>> =
+            deletes.buffered(limits::DELETE_COLLECTION_PARALLEL).try_collect().await?;
+        let items = deleted.into_iter().flatten().collect();
         Ok(items)
     }
 }
