@@ -67,3 +67,49 @@ pub(crate) async fn check(ip: &str, port: i32, service: String, limit: Duration)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use hyper::service::service_fn;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    /// A server that answers every call with a message and a gRPC status.
+    async fn serve(message: &'static [u8], status: &'static str) -> i32 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| async move {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("grpc-status", status.parse().unwrap());
+                let frames: Vec<Result<Frame<Bytes>, std::convert::Infallible>> =
+                    vec![Ok(Frame::data(Bytes::from_static(message))), Ok(Frame::trailers(trailers))];
+                let answer = hyper::Response::builder().header("content-type", "application/grpc");
+                answer.body(StreamBody::new(futures::stream::iter(frames)))
+            });
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+        i32::from(port)
+    }
+
+    async fn ask(message: &'static [u8], status: &'static str) -> Outcome {
+        let port = serve(message, status).await;
+        check("127.0.0.1", port, String::new(), Duration::from_secs(5)).await
+    }
+
+    #[tokio::test]
+    async fn answers() {
+        assert_eq!(ask(&[0, 0, 0, 0, 2, 8, 1], "0").await, Outcome::Success(None));
+        let Outcome::Failure(text) = ask(&[0, 0, 0, 0, 2, 8, 2], "0").await else { panic!() };
+        assert_eq!(text, "service unhealthy (responded with \"NOT_SERVING\")");
+        let Outcome::Failure(text) = ask(&[], "12").await else { panic!() };
+        assert!(text.contains("does not implement the grpc health protocol"), "{text}");
+    }
+}

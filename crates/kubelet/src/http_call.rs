@@ -235,3 +235,82 @@ impl ServerCertVerifier for Any {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Serves each connection with the next answer; gives back what was asked.
+    async fn serve(answers: Vec<String>) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = vec![0; 4096];
+                let n = stream.read(&mut head).await.unwrap();
+                asked.push(String::from_utf8_lossy(&head[..n]).into_owned());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            asked
+        });
+        (port, task)
+    }
+
+    fn action(port: u16, path: &str) -> HTTPGetAction {
+        serde_json::from_value(serde_json::json!({
+            "port": port, "path": path, "httpHeaders": [{"name": "X-Own", "value": "1"}],
+        }))
+        .unwrap()
+    }
+
+    async fn ask(port: u16, path: &str) -> Result<Answer, String> {
+        let limit = Duration::from_secs(5);
+        get(&action(port, path), &Container::default(), "127.0.0.1", "kube-probe/1.36", limit).await
+    }
+
+    fn answer(head: &str, body: &str) -> String {
+        format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[tokio::test]
+    async fn asks_and_follows_to_the_same_host() {
+        let (port, asked) =
+            serve(vec![answer("302 Found\r\nLocation: /there?x=1", ""), answer("200 OK", "fine")]).await;
+        let got = ask(port, "here").await.unwrap();
+        assert_eq!((got.status, got.body.as_str(), got.redirected_away), (200, "fine", false));
+        let asked = asked.await.unwrap();
+        assert!(asked[0].starts_with("GET /here HTTP/1.1\r\n"), "{asked:?}");
+        let head = asked[0].to_lowercase();
+        for line in ["x-own: 1", "user-agent: kube-probe/1.36", &format!("host: 127.0.0.1:{port}")] {
+            assert!(head.contains(line), "{line} in {head}");
+        }
+        assert!(asked[1].starts_with("GET /there?x=1 "), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn stays_with_the_pod() {
+        let (port, _) = serve(vec![answer("302 Found\r\nLocation: http://169.254.169.254/", "")]).await;
+        assert!(ask(port, "/").await.unwrap().redirected_away);
+    }
+
+    #[tokio::test]
+    async fn words_of_failures() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let text = ask(port, "/x").await.err().unwrap();
+        assert_eq!(
+            text,
+            format!(
+                "Get \"http://127.0.0.1:{port}/x\": dial tcp 127.0.0.1:{port}: connect: connection refused"
+            )
+        );
+        let named: HTTPGetAction = serde_json::from_value(serde_json::json!({"port": "web"})).unwrap();
+        let limit = Duration::from_secs(1);
+        let missing = get(&named, &Container::default(), "127.0.0.1", "a", limit).await;
+        assert!(missing.err().unwrap().contains("\"web\" not found"));
+    }
+}
