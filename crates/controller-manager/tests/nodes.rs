@@ -51,6 +51,7 @@ async fn a_silent_node_loses_its_pods_and_a_returning_one_its_taints() {
         if ranges == ["10.42.0.0/24", "10.42.1.0/24"] && clean { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
+    cluster.account("default").await;
     cluster.create("pods", pod("stays", "good")).await;
     cluster.create("pods", pod("goes", "bad")).await;
     let pods = cluster.api("v1", "Pod", "pods", Some("default"));

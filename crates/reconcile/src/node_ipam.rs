@@ -3,7 +3,7 @@
 //! Invariant: no two nodes have overlapping ranges, and none overlaps a Service range. A range is taken in memory
 //! before it is written and given back when the write fails or the node goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
@@ -123,6 +123,8 @@ pub struct Allocator {
     pools: Vec<Pool>,
     /// Ranges that never go to a node.
     reserved: Vec<Range>,
+    /// Nodes whose ranges are being written, by uid: the cache does not show them yet.
+    under_way: BTreeMap<String, Vec<Range>>,
 }
 
 impl Allocator {
@@ -132,7 +134,7 @@ impl Allocator {
             .iter()
             .map(|(cluster, mask)| Pool { cluster: *cluster, mask: *mask, used: BTreeSet::new(), next: 0 })
             .collect();
-        let mut allocator = Self { pools, reserved: reserved.to_vec() };
+        let mut allocator = Self { pools, reserved: reserved.to_vec(), under_way: BTreeMap::new() };
         for range in reserved {
             allocator.mark(*range, true);
         }
@@ -154,7 +156,8 @@ impl Allocator {
 
     /// The node is gone.
     pub fn release(&mut self, node: &Node) {
-        for range in ranges(node) {
+        let unseen = self.under_way.remove(node.uid()).unwrap_or_default();
+        for range in ranges(node).into_iter().chain(unseen) {
             self.mark(range, false);
         }
         for range in self.reserved.clone() {
@@ -162,44 +165,47 @@ impl Allocator {
         }
     }
 
-    fn release_ranges(&mut self, taken: &[Range]) {
-        for range in taken {
-            self.mark(*range, false);
-        }
-    }
-
-    /// Gives a node its ranges, if it has none. Ranges taken are returned beside the plan, for [`Self::give_back`].
-    pub fn reconcile(&mut self, node: &Node) -> (Plan, Vec<Range>) {
+    /// Gives a node its ranges, if it has none. When the write fails, [`Self::give_back`] must follow.
+    pub fn reconcile(&mut self, node: &Node) -> Plan {
         let mut plan = Plan::nothing();
         if node.deleting() {
-            return (plan, Vec::new());
+            return plan;
         }
         if !ranges(node).is_empty() {
+            self.under_way.remove(node.uid());
             self.occupy(node);
-            return (plan, Vec::new());
+            return plan;
+        }
+        if self.under_way.contains_key(node.uid()) {
+            return plan;
         }
         let mut taken = Vec::new();
         for index in 0..self.pools.len() {
             match self.pools[index].take() {
                 Some(range) => taken.push(range),
                 None => {
-                    self.release_ranges(&taken);
+                    for range in taken {
+                        self.mark(range, false);
+                    }
                     let text = format!("Node {} status is now: CIDRNotAvailable", node.name());
                     plan.note(Event::normal(reference(node), "CIDRNotAvailable", text));
                     plan.retry = true;
-                    return (plan, Vec::new());
+                    return plan;
                 }
             }
         }
         let texts: Vec<String> = taken.iter().map(Range::to_string).collect();
         let patch = json!({ "spec": { "podCIDR": texts[0], "podCIDRs": texts } });
         plan.push(Action::patch(Target::of(node), PatchKind::Strategic, patch));
-        (plan, taken)
+        self.under_way.insert(node.uid().to_owned(), taken);
+        plan
     }
 
-    /// The write that would have used the ranges failed.
-    pub fn give_back(&mut self, taken: &[Range]) {
-        self.release_ranges(taken);
+    /// The write of the ranges of a node (by uid) failed.
+    pub fn give_back(&mut self, uid: &str) {
+        for range in self.under_way.remove(uid).unwrap_or_default() {
+            self.mark(range, false);
+        }
     }
 }
 
@@ -220,7 +226,8 @@ mod tests {
     use crate::plan::describe;
 
     fn node(name: &str, cidr: Option<&str>) -> Node {
-        serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "spec": {"podCIDR": cidr}}))
+            .unwrap()
     }
 
     fn range(text: &str) -> Range {
@@ -233,8 +240,7 @@ mod tests {
         all.occupy(&node("old", Some("10.42.0.0/24")));
         let mut given = Vec::new();
         for name in ["a", "b", "c"] {
-            let (plan, _) = all.reconcile(&node(name, None));
-            given.push(describe(&plan));
+            given.push(describe(&all.reconcile(&node(name, None))));
         }
         assert_eq!(
             given[0],
@@ -243,15 +249,17 @@ mod tests {
         assert!(given[1].contains("10.42.3.0/24"));
         assert_eq!(given[2], "event CIDRNotAvailable Node c status is now: CIDRNotAvailable\nretry\n");
         all.release(&node("old", Some("10.42.0.0/24")));
-        assert!(describe(&all.reconcile(&node("c", None)).0).contains("10.42.0.0/24"));
+        assert!(describe(&all.reconcile(&node("c", None))).contains("10.42.0.0/24"));
+        assert!(all.reconcile(&node("c", None)).is_idle(), "the write is under way");
+        all.give_back("c");
+        assert!(describe(&all.reconcile(&node("d", None))).contains("10.42.0.0/24"));
     }
 
     #[test]
     fn both_families() {
         let mut all = Allocator::new(&[(range("10.42.0.0/16"), 24), (range("fd00::/48"), 64)], &[]);
-        let (_, taken) = all.reconcile(&node("a", None));
-        assert_eq!(taken.iter().map(Range::to_string).collect::<Vec<_>>(), ["10.42.0.0/24", "fd00::/64"]);
-        let (_, taken) = all.reconcile(&node("b", None));
-        assert_eq!(taken[1].to_string(), "fd00:0:0:1::/64");
+        let first = describe(&all.reconcile(&node("a", None)));
+        assert!(first.contains(r#""podCIDRs":["10.42.0.0/24","fd00::/64"]"#), "{first}");
+        assert!(describe(&all.reconcile(&node("b", None))).contains(r#""fd00:0:0:1::/64""#));
     }
 }

@@ -69,12 +69,12 @@ pub(crate) fn register_ipam(context: &Context) -> Option<Running> {
     let nodes = nodes.store();
     Some(control.run(move |key, _| {
         let Some(node) = nodes.get(key) else { return Plan::nothing() };
-        let (mut plan, taken) = ranges.lock().reconcile(&node);
-        if !taken.is_empty() {
+        let mut plan = ranges.lock().reconcile(&node);
+        if plan.actions().next().is_some() {
             let ranges = ranges.clone();
             plan.then = Some(Box::new(move |outcome| {
                 if !outcome.failures.is_empty() {
-                    ranges.lock().give_back(&taken);
+                    ranges.lock().give_back(node.uid());
                 }
                 Plan::nothing()
             }));

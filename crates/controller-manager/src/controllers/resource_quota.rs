@@ -1,7 +1,8 @@
 //! ResourceQuotas: what a namespace uses, counted afresh whenever something goes.
 //!
-//! Admission adds what is created to the status at once; this loop sets it right when objects end or are deleted and,
-//! every five minutes, in any case.
+//! Admission adds what is created to the status at once; this loop sets it right when objects end or are deleted, and
+//! every five minutes in any case. Creations bring a count too, but a little later and many at a time: what was made
+//! before a quota was first counted is in no status yet.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use crate::executor::{Executor, Finished, Unobserved};
 use crate::request;
 
 const RESYNC: Duration = Duration::from_secs(300);
+/// Creations within this time share one count.
+const GATHER: Duration = Duration::from_secs(1);
 
 pub(crate) fn register(context: &Context) -> Option<Running> {
     let quotas = context.informers.get::<ResourceQuota>();
@@ -39,44 +42,41 @@ pub(crate) fn register(context: &Context) -> Option<Running> {
         queue.add(change.key());
     });
     let store = quotas.store();
-    let wake = move |queue: &WorkQueue<ObjectKey>, namespace: &str| {
+    let wake = move |queue: &WorkQueue<ObjectKey>, namespace: &str, created: bool| {
         for quota in store.list_namespace(namespace) {
-            queue.add(ObjectKey::of(quota.as_ref()));
+            let key = ObjectKey::of(quota.as_ref());
+            if created { queue.add_after(key, GATHER) } else { queue.add(key) }
         }
     };
     let wake_pods = wake.clone();
     control.on(&pods, move |queue, change| {
-        let frees = match change {
-            Change::Added(_) => false,
-            Change::Deleted(_) => true,
+        let counts = match change {
+            Change::Added(_) | Change::Deleted(_) => true,
             Change::Updated { old, new } => {
                 podview::is_terminal(old) != podview::is_terminal(new)
                     || old.spec.as_ref().map(|s| &s.containers) != new.spec.as_ref().map(|s| &s.containers)
             }
         };
-        if frees {
-            wake_pods(queue, change.object().namespace());
+        if counts {
+            wake_pods(queue, change.object().namespace(), matches!(change, Change::Added(_)));
         }
     });
     let wake_services = wake.clone();
     control.on(&services, move |queue, change| {
-        let frees = match change {
-            Change::Added(_) => false,
-            Change::Deleted(_) => true,
+        let counts = match change {
+            Change::Added(_) | Change::Deleted(_) => true,
             Change::Updated { old, new } => {
                 let kind =
                     |service: &Service| service.spec.as_ref().map(|s| (s.type_.clone(), s.ports.clone()));
                 kind(old) != kind(new)
             }
         };
-        if frees {
-            wake_services(queue, change.object().namespace());
+        if counts {
+            wake_services(queue, change.object().namespace(), matches!(change, Change::Added(_)));
         }
     });
     control.on(&claims, move |queue, change| {
-        if !matches!(change, Change::Added(_)) {
-            wake(queue, change.object().namespace());
-        }
+        wake(queue, change.object().namespace(), matches!(change, Change::Added(_)));
     });
     let sources = Arc::new(Sources { context: context.clone(), quotas, pods, services, claims });
     Some(control.run_async(move |key, executor| {

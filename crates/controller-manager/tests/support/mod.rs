@@ -89,6 +89,15 @@ impl Cluster {
         }
     }
 
+    /// Waits for the account that pods of the namespace run under.
+    pub async fn account(&self, namespace: &str) {
+        let accounts = self.api("v1", "ServiceAccount", "serviceaccounts", Some(namespace));
+        eventually("default account", || async {
+            if list(&accounts).await.is_empty() { Err("none yet".to_owned()) } else { Ok(()) }
+        })
+        .await;
+    }
+
     pub async fn create(&self, plural: &str, object: Value) -> DynamicObject {
         let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
         let (version, kind, namespace) = (text("/apiVersion"), text("/kind"), text("/metadata/namespace"));
