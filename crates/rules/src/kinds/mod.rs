@@ -21,6 +21,7 @@ mod coordination;
 mod endpoints;
 mod event;
 mod flowcontrol;
+mod limits;
 mod namespace;
 mod networking;
 mod node;
@@ -29,7 +30,6 @@ mod podspec;
 mod policy;
 mod rbac;
 mod resource;
-mod resourcequota;
 mod scheduling;
 mod secret;
 pub mod service;
@@ -176,6 +176,7 @@ static TABLE: &[&[&Strategy]] = &[
     endpoints::STRATEGIES,
     event::STRATEGIES,
     flowcontrol::STRATEGIES,
+    limits::STRATEGIES,
     namespace::STRATEGIES,
     networking::STRATEGIES,
     node::STRATEGIES,
@@ -183,7 +184,6 @@ static TABLE: &[&[&Strategy]] = &[
     policy::STRATEGIES,
     rbac::STRATEGIES,
     resource::STRATEGIES,
-    resourcequota::STRATEGIES,
     scheduling::STRATEGIES,
     secret::STRATEGIES,
     service::STRATEGIES,

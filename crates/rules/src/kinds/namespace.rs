@@ -4,6 +4,7 @@ use isopod_api::Value;
 use isopod_api::object::child_mut;
 use serde_json::json;
 
+use super::check::{At, check, check_update};
 use super::columns::Column;
 use super::shared::{list_at, str_at};
 use super::{Context, Strategy, meta};
@@ -23,7 +24,10 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
         set_name_label(new);
     },
     keep_status_on_create: true,
-    selectable: &[("status.phase", "status.phase")],
+    validate: |namespace, _| check(namespace, |namespace| finalizers(&namespace)),
+    validate_update: |namespace, _, _| check(namespace, |namespace| finalizers(&namespace)),
+    validate_status_update: |new, old, _| check_update(new, old, |new, _| phase(&new)),
+    selectable: &[("status.phase", "status.phase"), ("name", "metadata.name")],
     columns: &[Column::text("Status", "Phase of the namespace.")],
     row: |namespace, _| vec![str_at(namespace, "status.phase").into()],
     ..Strategy::DEFAULT
@@ -44,5 +48,27 @@ fn set_name_label(namespace: &mut Value) {
     if let Some(name) = meta.get("name").and_then(Value::as_str).filter(|n| !n.is_empty()).map(str::to_owned)
     {
         child_mut(meta, "labels").insert(LABEL_NAME.to_owned(), name.into());
+    }
+}
+
+fn finalizers(namespace: &At<'_>) {
+    for finalizer in namespace.field("spec.finalizers").items() {
+        if !finalizer.str().contains('/') && finalizer.str() != FINALIZER_KUBERNETES {
+            finalizer.invalid("name is neither a standard finalizer name nor is it fully qualified");
+        }
+        finalizer.must_follow(isopod_api::names::is_qualified_name);
+    }
+}
+
+/// A namespace terminates exactly when it is being deleted.
+fn phase(namespace: &At<'_>) {
+    let phase = namespace.field("status.phase");
+    let (wanted, how) = if namespace.field("metadata.deletionTimestamp").is_set() {
+        ("Terminating", "not empty")
+    } else {
+        ("Active", "empty")
+    };
+    if phase.str() != wanted {
+        phase.invalid(format!("may only be '{wanted}' if `deletionTimestamp` is {how}"));
     }
 }

@@ -1,11 +1,11 @@
 //! Secrets.
 
 use isopod_api::field::{Error, ErrorList, Path};
-use isopod_api::{Value, names};
+use isopod_api::{Map, Value, names};
 
 use super::columns::Column;
 use super::configmap::{entries, immutable};
-use super::shared::str_at;
+use super::shared::{at, str_at};
 use super::{Context, Strategy};
 
 /// Most bytes of all values together.
@@ -36,8 +36,9 @@ fn merge_string_data(secret: &mut Value) {
     }
 }
 
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let word = chunk.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
@@ -58,9 +59,10 @@ fn validate(secret: &Value, _: &Context<'_>) -> ErrorList {
     let mut size = 0;
     let path = Path::new("data");
     for (key, value) in data.into_iter().flatten() {
-        let at = path.key(key);
-        errors
-            .extend(names::is_config_map_key(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)));
+        let entry = path.key(key);
+        errors.extend(
+            names::is_config_map_key(key).into_iter().map(|m| Error::invalid(&entry, key.as_str(), m)),
+        );
         size += value.as_str().map_or(0, |v| v.len() / 4 * 3);
     }
     if size > DATA_BYTES_MAX {
@@ -78,7 +80,51 @@ fn validate(secret: &Value, _: &Context<'_>) -> ErrorList {
             errors.push(Error::required(&path.key(key), ""));
         }
     }
+    let has = |key: &str| data.is_some_and(|d| d.contains_key(key));
+    match str_at(secret, "type") {
+        "kubernetes.io/service-account-token" => {
+            let account = "kubernetes.io/service-account.name";
+            let annotation = at(secret, "metadata.annotations").and_then(|a| a.get(account)?.as_str());
+            if annotation.unwrap_or_default().is_empty() {
+                errors.push(Error::required(&Path::new("metadata").child("annotations").key(account), ""));
+            }
+        }
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            errors.push(Error::required(&path.key("username"), ""));
+            errors.push(Error::required(&path.key("password"), ""));
+        }
+        "kubernetes.io/dockercfg" => json_object(data, ".dockercfg", &mut errors),
+        "kubernetes.io/dockerconfigjson" => json_object(data, ".dockerconfigjson", &mut errors),
+        _ => {}
+    }
     errors
+}
+
+/// A registry's configuration is JSON; what is wrong with it is told without showing it.
+fn json_object(data: Option<&Map>, key: &str, errors: &mut ErrorList) {
+    let Some(text) = data.and_then(|d| d.get(key)?.as_str()) else { return };
+    let wrong = match from_base64(text) {
+        Some(bytes) => serde_json::from_slice::<Map>(&bytes).err().map(|e| format!("line {}", e.line())),
+        None => Some("not base64".to_owned()),
+    };
+    if let Some(why) = wrong {
+        let detail = format!("must be a JSON object ({why})");
+        errors.push(Error::invalid(&Path::new("data").key(key), "<secret contents redacted>", detail));
+    }
+}
+
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = text.trim_end_matches('=').bytes().map(digit).collect();
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    for chunk in digits?.chunks(4) {
+        let word = chunk.iter().fold(0u32, |w, d| w << 6 | d) << (6 * (4 - chunk.len()));
+        out.extend_from_slice(&word.to_be_bytes()[1..chunk.len()]);
+    }
+    Some(out)
+}
+
+fn digit(byte: u8) -> Option<u32> {
+    DIGITS.iter().position(|d| *d == byte).and_then(|i| u32::try_from(i).ok())
 }
 
 fn validate_update(new: &Value, old: &Value, context: &Context<'_>) -> ErrorList {
@@ -100,5 +146,39 @@ mod tests {
         let mut secret = json!({"data": {"a": "eA=="}, "stringData": {"a": "hello", "b": "hi"}});
         merge_string_data(&mut secret);
         assert_eq!(secret, json!({"data": {"a": "aGVsbG8=", "b": "aGk="}}));
+        for text in ["", "h", "hi", "hi!", "hi!!"] {
+            assert_eq!(from_base64(&base64(text.as_bytes())).as_deref(), Some(text.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn types_need_their_keys() {
+        let context = Context {
+            now: jiff::Timestamp::UNIX_EPOCH,
+            user: "",
+            groups: &[],
+            user_uid: "",
+            subresource: "",
+        };
+        for (secret, want) in [
+            (
+                json!({"type": "kubernetes.io/tls"}),
+                vec!["data[tls.crt]: Required value", "data[tls.key]: Required value"],
+            ),
+            (
+                json!({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "W10="}}),
+                vec![
+                    "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": must be a JSON object (line 1)",
+                ],
+            ),
+            (
+                json!({"type": "kubernetes.io/service-account-token"}),
+                vec!["metadata.annotations[kubernetes.io/service-account.name]: Required value"],
+            ),
+            (json!({"type": "Opaque", "data": {"a": "eA=="}}), vec![]),
+        ] {
+            let texts: Vec<String> = validate(&secret, &context).iter().map(ToString::to_string).collect();
+            assert_eq!(texts, want);
+        }
     }
 }

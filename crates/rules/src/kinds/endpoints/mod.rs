@@ -1,6 +1,7 @@
 //! Endpoints and EndpointSlices.
 
 mod columns;
+mod validate;
 
 use super::Strategy;
 
@@ -9,6 +10,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         group: "",
         kind: "Endpoints",
         create_on_update: true,
+        validate: validate::endpoints,
+        validate_update: |new, _, context| validate::endpoints(new, context),
         columns: columns::ENDPOINTS,
         row: columns::endpoints,
         ..Strategy::DEFAULT
@@ -17,6 +20,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         group: "discovery.k8s.io",
         kind: "EndpointSlice",
         generation: true,
+        validate: validate::slice,
+        validate_update: validate::slice_update,
         columns: columns::ENDPOINT_SLICE,
         row: columns::endpoint_slice,
         ..Strategy::DEFAULT

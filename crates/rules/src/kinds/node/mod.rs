@@ -1,6 +1,7 @@
 //! Nodes and RuntimeClasses.
 
 mod columns;
+mod validate;
 
 use super::Strategy;
 
@@ -10,7 +11,11 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         kind: "Node",
         // A kubelet registers with the status it has measured.
         keep_status_on_create: true,
+        validate: validate::node,
+        validate_update: validate::node_update,
+        validate_status_update: validate::node_status,
         selectable: &[("spec.unschedulable", "spec.unschedulable")],
+        selectable_absent: &[("spec.unschedulable", "false")],
         columns: columns::NODE,
         row: columns::node,
         name_and_age: false,
@@ -19,6 +24,9 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
         group: "node.k8s.io",
         kind: "RuntimeClass",
+        unconditional_update: false,
+        validate: validate::runtime_class,
+        validate_update: validate::runtime_class_update,
         columns: columns::RUNTIME_CLASS,
         row: columns::runtime_class,
         ..Strategy::DEFAULT

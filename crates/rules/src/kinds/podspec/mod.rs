@@ -19,10 +19,11 @@ use isopod_api::{Value, names};
 use super::check::At;
 use super::meta;
 
-pub(super) use affinity::{label_selector, node_selector, selector_requirements};
+pub(super) use affinity::{label_selector, node_selector};
 pub(super) use dns::ip_address;
 pub(super) use handler::port_or_name;
-pub(super) use resources::{quantity as resource_quantity, requirements};
+pub(super) use resources::quantity as resource_quantity;
+pub(super) use spread::tolerations;
 pub(super) use volume::{access_modes, claim_spec};
 
 /// What the checks of a pod spec depend on.

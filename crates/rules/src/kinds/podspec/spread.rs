@@ -12,7 +12,7 @@ const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const UNSATISFIABLE: &[&str] = &["DoNotSchedule", "ScheduleAnyway"];
 
 /// Validates `tolerations`.
-pub(super) fn tolerations(tolerations: &At<'_>) {
+pub(in crate::kinds) fn tolerations(tolerations: &At<'_>) {
     for toleration in tolerations.items() {
         let (key, operator) = (toleration.field("key"), toleration.field("operator"));
         let (value, effect) = (toleration.field("value"), toleration.field("effect"));

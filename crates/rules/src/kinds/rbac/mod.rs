@@ -1,12 +1,33 @@
 //! Roles, ClusterRoles and their bindings.
 
 mod columns;
+mod validate;
 
 use super::columns::{CREATED_AT, NAME, created_at_row};
 use super::{Strategy, meta};
 
-pub(super) const STRATEGIES: &[&Strategy] =
-    &[&role("Role"), &role("ClusterRole"), &binding("RoleBinding"), &binding("ClusterRoleBinding")];
+pub(super) const STRATEGIES: &[&Strategy] = &[
+    &Strategy {
+        validate: validate::role,
+        validate_update: |new, _, context| validate::role(new, context),
+        ..role("Role")
+    },
+    &Strategy {
+        validate: validate::cluster_role,
+        validate_update: |new, _, context| validate::cluster_role(new, context),
+        ..role("ClusterRole")
+    },
+    &Strategy {
+        validate: validate::role_binding,
+        validate_update: validate::role_binding_update,
+        ..binding("RoleBinding")
+    },
+    &Strategy {
+        validate: validate::cluster_role_binding,
+        validate_update: validate::cluster_role_binding_update,
+        ..binding("ClusterRoleBinding")
+    },
+];
 
 const fn role(kind: &'static str) -> Strategy {
     Strategy { columns: &[NAME, CREATED_AT], row: created_at_row, name_and_age: false, ..rbac(kind) }

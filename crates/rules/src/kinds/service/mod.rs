@@ -1,6 +1,7 @@
 //! Services. Addresses and node ports are allocated by the API server, around these functions.
 
 mod columns;
+mod validate;
 
 use isopod_api::object::child_mut;
 use isopod_api::{Map, Value};
@@ -9,6 +10,7 @@ use super::shared::{list_at, str_at};
 use super::{Context, Strategy};
 
 pub(super) use columns::load_balancer;
+pub(super) use validate::load_balancer_ingress;
 
 pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
     group: "",
@@ -16,6 +18,10 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
     name: super::meta::label_1035,
     create_on_update: true,
     prepare_for_update,
+    validate: validate::service,
+    validate_update: validate::service_update,
+    validate_status_update: validate::service_status,
+    warnings,
     columns: columns::SERVICE,
     row: columns::service,
     selectable: &[("spec.clusterIP", "spec.clusterIP"), ("spec.type", "spec.type")],
@@ -93,6 +99,55 @@ fn prepare_for_update(new: &mut Value, old: &Value, _: &Context<'_>) {
     if !needs_health_check_port(new) {
         child_mut(new, "spec").remove("healthCheckNodePort");
     }
+    drop_unused(new, old);
+}
+
+/// Fields that only some types have go with the type, unless the update sets them anew.
+fn drop_unused(new: &mut Value, old: &Value) {
+    let balanced = |service: &Value| str_at(service, "spec.type") == "LoadBalancer";
+    let external = |service: &Value| {
+        matches!(str_at(service, "spec.type"), "LoadBalancer" | "NodePort")
+            || (str_at(service, "spec.type") == "ClusterIP"
+                && !list_at(service, "spec.externalIPs").is_empty())
+    };
+    let unbalanced = balanced(old) && !balanced(new);
+    let internal = external(old) && !external(new);
+    for (gone, field) in [
+        (unbalanced, "allocateLoadBalancerNodePorts"),
+        (unbalanced, "loadBalancerClass"),
+        (internal, "externalTrafficPolicy"),
+    ] {
+        let before = old.get("spec").and_then(|spec| spec.get(field));
+        let spec = child_mut(new, "spec");
+        if gone && spec.get(field) == before {
+            spec.remove(field);
+        }
+    }
+}
+
+/// Things that are allowed and yet most likely mistakes.
+fn warnings(service: &Value, _: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if str_at(service, "spec.externalName") != "" && str_at(service, "spec.type") != "ExternalName" {
+        warnings.push(format!("spec.externalName is ignored when spec.type is not {:?}", "ExternalName"));
+    }
+    if str_at(service, "spec.type") == "ExternalName" && !list_at(service, "spec.externalIPs").is_empty() {
+        warnings.push(format!("spec.externalIPs is ignored when spec.type is {:?}", "ExternalName"));
+    }
+    if list_at(service, "spec.clusterIPs").first().is_some_and(|ip| ip == "None") {
+        for (field, set) in [
+            ("loadBalancerIP", !str_at(service, "spec.loadBalancerIP").is_empty()),
+            ("externalIPs", !list_at(service, "spec.externalIPs").is_empty()),
+        ] {
+            if set {
+                warnings.push(format!("spec.{field} is ignored when spec.clusterIP is \"None\""));
+            }
+        }
+        if str_at(service, "spec.sessionAffinity") == "ClientIP" {
+            warnings.push("spec.SessionAffinity is ignored for headless services".to_owned());
+        }
+    }
+    warnings
 }
 
 fn keep_node_port(port: &mut Value, old: &[Value]) {

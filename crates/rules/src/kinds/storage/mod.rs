@@ -1,11 +1,12 @@
 //! Volumes, claims, classes and what CSI drivers publish.
 
 mod columns;
+mod validate;
 
 use isopod_api::Value;
 use serde_json::json;
 
-use super::{Context, Strategy};
+use super::Strategy;
 
 pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
@@ -13,7 +14,9 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         kind: "PersistentVolume",
         prepare_for_create: |new, _| pending(new),
         keep_status_on_create: true,
-        selectable: &[("spec.storageClassName", "spec.storageClassName")],
+        validate: validate::volume,
+        validate_update: validate::volume_update,
+        selectable: &[("spec.storageClassName", "spec.storageClassName"), ("name", "metadata.name")],
         columns: columns::VOLUME,
         row: columns::volume,
         ..Strategy::DEFAULT
@@ -21,40 +24,61 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
         group: "",
         kind: "PersistentVolumeClaim",
-        columns: columns::CLAIM,
-        row: columns::claim,
         prepare_for_create: |new, _| pending(new),
         keep_status_on_create: true,
+        validate: validate::claim,
+        validate_update: validate::claim_update,
+        validate_status_update: validate::claim_status,
+        selectable: &[("name", "metadata.name")],
+        columns: columns::CLAIM,
+        row: columns::claim,
         ..Strategy::DEFAULT
     },
     &Strategy {
+        unconditional_update: true,
+        validate: validate::storage_class,
+        validate_update: validate::storage_class_update,
         columns: columns::STORAGE_CLASS,
         row: columns::storage_class,
         name_and_age: false,
         ..storage("StorageClass")
     },
     &Strategy {
+        unconditional_update: true,
+        validate: validate::attributes_class,
+        validate_update: validate::attributes_class_change,
         columns: columns::ATTRIBUTES_CLASS,
         row: columns::attributes_class,
         ..storage("VolumeAttributesClass")
     },
-    &Strategy { columns: columns::CSI_NODE, row: columns::csi_node, ..storage("CSINode") },
     &Strategy {
+        validate: validate::csi_node,
+        validate_update: validate::csi_node_update,
+        columns: columns::CSI_NODE,
+        row: columns::csi_node,
+        ..storage("CSINode")
+    },
+    &Strategy {
+        generation: true,
+        validate: validate::csi_driver,
+        validate_update: validate::csi_driver_update,
         columns: columns::CSI_DRIVER,
         row: columns::csi_driver,
-        generation: true,
         ..storage("CSIDriver")
     },
     &Strategy {
+        validate: validate::capacity,
+        validate_update: validate::capacity_update,
         columns: columns::CSI_CAPACITY,
         row: columns::csi_capacity,
         name_and_age: false,
         ..storage("CSIStorageCapacity")
     },
     &Strategy {
+        validate: validate::attachment,
+        validate_update: validate::attachment_update,
         columns: columns::ATTACHMENT,
         row: columns::attachment,
-        prepare_for_create: keep_nothing,
         ..storage("VolumeAttachment")
     },
 ];
@@ -65,10 +89,4 @@ const fn storage(kind: &'static str) -> Strategy {
 
 fn pending(object: &mut Value) {
     object["status"] = json!({"phase": "Pending"});
-}
-
-fn keep_nothing(object: &mut Value, _: &Context<'_>) {
-    if let Some(map) = object.as_object_mut() {
-        map.remove("status");
-    }
 }

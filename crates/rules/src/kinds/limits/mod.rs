@@ -1,5 +1,7 @@
 //! ResourceQuotas and LimitRanges.
 
+mod validate;
+
 use isopod_api::Value;
 use jiff::Timestamp;
 
@@ -11,6 +13,9 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
         group: "",
         kind: "ResourceQuota",
+        validate: validate::quota,
+        validate_update: validate::quota_update,
+        validate_status_update: validate::quota_status,
         columns: &[
             Column::text("Request", "Use and bound of everything but limits."),
             Column::text("Limit", "Use and bound of limits."),
@@ -21,6 +26,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
         group: "",
         kind: "LimitRange",
+        validate: validate::limit_range,
+        validate_update: |new, _, context| validate::limit_range(new, context),
         create_on_update: true,
         columns: &[NAME, CREATED_AT],
         row: created_at_row,

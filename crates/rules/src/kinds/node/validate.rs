@@ -1,0 +1,87 @@
+//! What Nodes and RuntimeClasses obey.
+
+use std::collections::BTreeSet;
+
+use isopod_api::field::{Error, ErrorList};
+use isopod_api::{Value, names};
+
+use crate::kinds::Context;
+use crate::kinds::bounds::cidr;
+use crate::kinds::check::{At, check, check_update};
+use crate::kinds::podspec::resource_quantity;
+use crate::kinds::{meta, podspec};
+
+pub(super) fn node(object: &Value, _: &Context<'_>) -> ErrorList {
+    check(object, |node| rules(&node))
+}
+
+fn rules(node: &At<'_>) {
+    let spec = node.field("spec");
+    let mut seen = BTreeSet::new();
+    for taint in spec.field("taints").items() {
+        let (key, effect) = (taint.field("key"), taint.field("effect"));
+        key.must_follow(names::is_qualified_name);
+        taint.field("value").follows(names::is_label_value);
+        effect.needs_one_of(&["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        if !seen.insert((key.str(), effect.str())) {
+            let at = spec.field("taints").path();
+            taint.report(Error::duplicate(&at, taint.value().clone()));
+        }
+    }
+    let ranges = spec.field("podCIDRs");
+    ranges.items().for_each(|range| range.must_follow(cidr));
+    let list: Vec<&str> = ranges.texts().collect();
+    let one_family = list.len() == 2 && list[0].contains(':') == list[1].contains(':');
+    if list.len() > 2 || one_family {
+        ranges.invalid("may specify no more than one CIDR for each IP family");
+    }
+    resources(&node.field("status"));
+}
+
+fn resources(status: &At<'_>) {
+    for list in ["capacity", "allocatable"] {
+        for (name, amount) in status.field(list).entries() {
+            resource_quantity(name, &amount);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for address in status.field("addresses").items() {
+        if !seen.insert(address.value().to_string()) {
+            address.duplicate();
+        }
+    }
+}
+
+pub(super) fn node_update(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
+    check_update(new, old, |new, old| {
+        rules(&new);
+        for (field, name) in [("podCIDRs", "podCIDR"), ("providerID", "providerID")] {
+            let (now, was) = (new.field("spec").field(field), old.field("spec").field(field));
+            if !was.is_empty() && now.value() != was.value() {
+                now.forbidden(format!("node updates may not change {name} except from \"\" to valid"));
+            }
+        }
+    })
+}
+
+pub(super) fn node_status(new: &Value, _: &Value, _: &Context<'_>) -> ErrorList {
+    check(new, |node| resources(&node.field("status")))
+}
+
+pub(super) fn runtime_class(object: &Value, _: &Context<'_>) -> ErrorList {
+    check(object, |class| {
+        class.field("handler").must_follow(names::is_dns1123_label);
+        for (name, amount) in class.field("overhead.podFixed").entries() {
+            resource_quantity(name, &amount);
+        }
+        let selector = class.field("scheduling.nodeSelector");
+        class.report_all(meta::validate_labels(Some(selector.value()), &selector.path()));
+        podspec::tolerations(&class.field("scheduling.tolerations"));
+    })
+}
+
+pub(super) fn runtime_class_update(new: &Value, old: &Value, context: &Context<'_>) -> ErrorList {
+    let mut errors = runtime_class(new, context);
+    errors.extend(check_update(new, old, |new, old| new.field("handler").unchanged(&old.field("handler"))));
+    errors
+}
