@@ -133,28 +133,34 @@ impl World {
         View { replica_sets: self.sets.values().cloned().map(Arc::new).collect(), pods: BTreeMap::new() }
     }
 
+    /// The ReplicaSet controller does as it is told; true if something changed.
+    fn obey(&mut self) -> bool {
+        let mut moved = false;
+        for set in self.sets.values_mut() {
+            let wanted = set.spec.as_ref().unwrap().replicas.unwrap();
+            let broken = self.broken.contains(&image(set).as_str());
+            let old = set.status.clone();
+            let available = if broken {
+                old.as_ref().and_then(|s| s.available_replicas).unwrap_or(0).min(wanted)
+            } else {
+                wanted
+            };
+            let status = set.status.get_or_insert_default();
+            status.replicas = wanted;
+            status.ready_replicas = Some(available);
+            status.available_replicas = Some(available);
+            moved |= old != set.status;
+        }
+        moved
+    }
+
     /// Reconciles until nothing changes.
     fn settle(&mut self) {
         for _ in 0..50 {
             let plan = reconcile(&Arc::new(self.deployment.clone()), self.view(), self.now);
             let idle = plan.is_idle();
             self.apply(plan);
-            let mut moved = false;
-            for set in self.sets.values_mut() {
-                let wanted = set.spec.as_ref().unwrap().replicas.unwrap();
-                let broken = self.broken.contains(&image(set).as_str());
-                let old = set.status.clone();
-                let available = if broken {
-                    old.as_ref().and_then(|s| s.available_replicas).unwrap_or(0).min(wanted)
-                } else {
-                    wanted
-                };
-                let status = set.status.get_or_insert_default();
-                status.replicas = wanted;
-                status.ready_replicas = Some(available);
-                status.available_replicas = Some(available);
-                moved |= old != set.status;
-            }
+            let moved = self.obey();
             if idle && !moved {
                 return;
             }
@@ -311,5 +317,45 @@ fn percentages_round_up_for_surge_and_down_for_unavailability() {
             (surge, unavailable),
             "{replicas}"
         );
+    }
+}
+
+mod invariants {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever images follow each other in the middle of rollouts: never more pods than the surge allows, never
+        /// fewer available than the unavailability allows, and it ends with all pods of the last image.
+        #[test]
+        fn a_rollout_stays_within_its_limits(
+            replicas in 1..12i32, surge in 0..4i32, unavailable in 0..4i32,
+            images in prop::collection::vec(0..4usize, 1..8), passes in 1..6usize,
+        ) {
+            const IMAGES: [&str; 4] = ["a", "b", "c", "d"];
+            prop_assume!(surge + unavailable > 0);
+            let mut w = world(replicas, json!({"type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}));
+            w.settle();
+            for image in images {
+                w.set_image(IMAGES[image]);
+                for _ in 0..passes {
+                    let plan = reconcile(&Arc::new(w.deployment.clone()), w.view(), w.now);
+                    w.apply(plan);
+                    w.obey();
+                    let wanted = |set: &ReplicaSet| set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
+                    let total: i32 = w.sets.values().map(wanted).sum();
+                    prop_assert!(total <= replicas + surge, "{total} pods\n{}", w.log);
+                    prop_assert!(total >= replicas - unavailable.min(replicas), "{total} pods\n{}", w.log);
+                }
+            }
+            w.settle();
+            let last = w.sets.values().filter(|set| set.spec.as_ref().unwrap().replicas != Some(0));
+            let image_of_all = w.deployment.spec.as_ref().unwrap().template.spec.as_ref().unwrap().containers[0]
+                .image.clone().unwrap();
+            prop_assert_eq!(last.map(image).collect::<Vec<_>>(), vec![image_of_all]);
+        }
     }
 }
