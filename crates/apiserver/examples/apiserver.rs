@@ -1,6 +1,7 @@
 //! Serves the API from memory over TLS on a port of the loopback, everything allowed: for trying clients.
 //!
 //! `cargo run -p isopod-apiserver --example apiserver -- PORT DIR` writes `DIR/kubeconfig` and serves.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

@@ -2,6 +2,7 @@
 //! request path itself costs.
 //!
 //! `cargo run --release -p isopod-apiserver --example requests`
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

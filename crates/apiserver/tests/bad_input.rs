@@ -1,4 +1,5 @@
 //! Whatever a client sends gets a `Status`, and the server goes on.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod support;
 

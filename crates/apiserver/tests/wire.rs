@@ -1,4 +1,5 @@
 //! Forms of answers: protobuf, tables, metadata, YAML, discovery, OpenAPI; and the server over TLS.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod support;
 
