@@ -69,6 +69,7 @@ impl Ctx {
             user: &self.user.name,
             groups: &self.user.groups,
             user_uid: &self.user.uid,
+            extra: &self.user.extra,
             subresource,
         }
     }

@@ -1,6 +1,8 @@
 //! Leases.
 
 use super::Strategy;
+use super::bounds::positive;
+use super::check::{At, check};
 use super::columns::Column;
 use super::shared::str_at;
 
@@ -11,6 +13,8 @@ const LEASE: Strategy = Strategy {
     kind: "Lease",
     create_on_update: true,
     unconditional_update: false,
+    validate: |lease, _| check(lease, |lease| rules(&lease)),
+    validate_update: |lease, _, _| check(lease, |lease| rules(&lease)),
     columns: &[Column::text("Holder", "Who holds the lease.")],
     row: |lease, _| vec![str_at(lease, "spec.holderIdentity").into()],
     ..Strategy::DEFAULT
@@ -33,3 +37,16 @@ const CANDIDATE: Strategy = Strategy {
     },
     ..Strategy::DEFAULT
 };
+
+fn rules(lease: &At<'_>) {
+    let spec = lease.field("spec");
+    positive(&spec.field("leaseDurationSeconds"));
+    spec.field("leaseTransitions").not_negative();
+    let strategy = spec.field("strategy");
+    if !strategy.is_empty() && !strategy.str().contains('/') {
+        strategy.one_of(&["OldestEmulationVersion"]);
+    }
+    if !spec.field("preferredHolder").is_empty() && strategy.is_empty() {
+        spec.field("preferredHolder").forbidden("may only be specified when `strategy` is defined");
+    }
+}

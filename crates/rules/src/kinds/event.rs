@@ -4,6 +4,7 @@ use isopod_api::Value;
 use jiff::Timestamp;
 
 use super::Strategy;
+use super::check::{At, check};
 use super::columns::{Column, NAME, age, name, or};
 use super::shared::{at, int_at, str_at};
 
@@ -24,6 +25,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
         ("source", "source.component"),
         ("type", "type"),
     ],
+    validate: |event, _| check(event, |event| namespaces(&event)),
+    validate_update: |event, _, _| check(event, |event| namespaces(&event)),
     columns: COLUMNS,
     row,
     name_and_age: false,
@@ -70,6 +73,19 @@ fn row(event: &Value, now: Timestamp) -> Vec<Value> {
         count.into(),
         name(event),
     ]
+}
+
+/// An event lives beside its object; those about objects of the cluster, in the default namespace.
+fn namespaces(event: &At<'_>) {
+    let (own, about) = (event.field("metadata.namespace"), event.field("involvedObject.namespace"));
+    let beside = if about.is_empty() {
+        matches!(own.str(), "" | "default" | "kube-system")
+    } else {
+        own.str() == about.str()
+    };
+    if !beside {
+        about.invalid_as(about.str(), "does not match event.namespace");
+    }
 }
 
 fn source(event: &Value) -> String {

@@ -4,6 +4,7 @@
 //! kinds differ. All functions see objects in the storage version of their kind, defaulted. A kind without
 //! a file of its own gets [`Strategy::DEFAULT`]. Adding a kind's rules is one file and one line here.
 
+mod base64;
 mod bounds;
 mod check;
 mod columns;
@@ -39,6 +40,8 @@ mod storage;
 pub use columns::{AGE, Column, NAME, age, human_duration};
 pub use pod::qos_class;
 
+use std::collections::BTreeMap;
+
 use isopod_api::Value;
 use isopod_api::field::ErrorList;
 
@@ -53,8 +56,23 @@ pub struct Context<'a> {
     pub groups: &'a [String],
     /// The user's uid.
     pub user_uid: &'a str,
+    /// What else authentication says of the user who asks.
+    pub extra: &'a BTreeMap<String, Vec<String>>,
     /// Subresource written, empty for the object itself.
     pub subresource: &'a str,
+}
+
+#[cfg(test)]
+impl Context<'static> {
+    /// Nobody, at the beginning of time.
+    pub(crate) const TEST: Context<'static> = Context {
+        now: jiff::Timestamp::UNIX_EPOCH,
+        user: "",
+        groups: &[],
+        user_uid: "",
+        extra: &BTreeMap::new(),
+        subresource: "",
+    };
 }
 
 /// Checks a name (or, if the flag is set, the prefix in `generateName`) and says what is wrong.

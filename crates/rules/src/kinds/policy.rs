@@ -13,6 +13,9 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
     group: "policy",
     kind: "PodDisruptionBudget",
     generation: true,
+    validate: |budget, _| check(budget, |budget| rules(&budget)),
+    validate_update: |budget, _, _| check(budget, |budget| rules(&budget)),
+    validate_status_update: |budget, _, _| check(budget, |budget| status(&budget)),
     columns: COLUMNS,
     row: |budget, _| {
         let bound = |path: &str| at(budget, path).map_or_else(|| "N/A".to_owned(), text);

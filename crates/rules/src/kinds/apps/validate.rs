@@ -333,8 +333,7 @@ mod tests {
         object
     }
 
-    const CONTEXT: Context<'_> =
-        Context { now: jiff::Timestamp::UNIX_EPOCH, user: "", groups: &[], user_uid: "", subresource: "" };
+    const CONTEXT: Context<'_> = Context::TEST;
 
     #[test]
     fn deployments() {

@@ -370,8 +370,7 @@ mod tests {
     use crate::kinds::check::texts;
     use serde_json::json;
 
-    const CONTEXT: Context<'_> =
-        Context { now: jiff::Timestamp::UNIX_EPOCH, user: "", groups: &[], user_uid: "", subresource: "" };
+    const CONTEXT: Context<'_> = Context::TEST;
 
     fn with(changes: Value) -> Value {
         let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {"restartPolicy": "Never",

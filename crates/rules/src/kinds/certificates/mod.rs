@@ -1,6 +1,7 @@
 //! CertificateSigningRequests.
 
 mod columns;
+mod validate;
 
 use isopod_api::Value;
 use isopod_api::object::child_mut;
@@ -17,6 +18,10 @@ const REQUEST: Strategy = Strategy {
     prepare_for_update: |new, old, _| {
         new["spec"] = old["spec"].clone();
     },
+    prepare_for_status_update: |new, _, context| validate::date_conditions(new, context),
+    validate: validate::request,
+    validate_status_update: validate::request_status,
+    validate_subresource: validate::request_approval,
     selectable: &[("spec.signerName", "spec.signerName")],
     columns: columns::REQUEST,
     row: columns::request,
@@ -27,6 +32,9 @@ const REQUEST: Strategy = Strategy {
 const TRUST_BUNDLE: Strategy = Strategy {
     group: "certificates.k8s.io",
     kind: "ClusterTrustBundle",
+    name: validate::bundle_name,
+    validate: validate::trust_bundle,
+    validate_update: validate::trust_bundle_update,
     selectable: &[("spec.signerName", "spec.signerName")],
     columns: columns::TRUST_BUNDLE,
     row: columns::trust_bundle,
@@ -52,7 +60,11 @@ fn record_requester(csr: &mut Value, context: &Context<'_>) {
     let spec = child_mut(csr, "spec");
     spec.insert("username".to_owned(), context.user.into());
     spec.insert("groups".to_owned(), json!(context.groups));
-    spec.remove("extra");
+    if context.extra.is_empty() {
+        spec.remove("extra");
+    } else {
+        spec.insert("extra".to_owned(), json!(context.extra));
+    }
     if context.user_uid.is_empty() {
         spec.remove("uid");
     } else {

@@ -127,13 +127,7 @@ mod tests {
 
     #[test]
     fn faults() {
-        let context = Context {
-            now: jiff::Timestamp::UNIX_EPOCH,
-            user: "",
-            groups: &[],
-            user_uid: "",
-            subresource: "",
-        };
+        let context = Context::TEST;
         let object = json!({"subsets": [{"addresses": [{"ip": "127.0.0.1"}], "ports": [{"port": 80, "protocol": "TCP"}, {"name": "b", "port": 0, "protocol": "TCP"}]}, {}]});
         assert_eq!(
             texts(&endpoints(&object, &context)),

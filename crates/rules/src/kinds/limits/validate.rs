@@ -214,13 +214,7 @@ mod tests {
 
     #[test]
     fn faults() {
-        let context = Context {
-            now: jiff::Timestamp::UNIX_EPOCH,
-            user: "",
-            groups: &[],
-            user_uid: "",
-            subresource: "",
-        };
+        let context = Context::TEST;
         let object = json!({"spec": {"hard": {"cpu": "1", "foo": "1", "pods": "1500m"}, "scopes": ["BestEffort", "NotBestEffort"]}});
         assert_eq!(
             texts(&quota(&object, &context)),

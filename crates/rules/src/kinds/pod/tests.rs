@@ -26,7 +26,7 @@ fn container(changes: Value) -> Value {
 }
 
 fn context(subresource: &str) -> Context<'_> {
-    Context { now: jiff::Timestamp::UNIX_EPOCH, user: "", groups: &[], user_uid: "", subresource }
+    Context { subresource, ..Context::TEST }
 }
 
 fn create(changes: Value, want: Expect) {

@@ -123,13 +123,7 @@ mod tests {
 
     #[test]
     fn faults() {
-        let context = Context {
-            now: jiff::Timestamp::UNIX_EPOCH,
-            user: "",
-            groups: &[],
-            user_uid: "",
-            subresource: "",
-        };
+        let context = Context::TEST;
         let object =
             json!({"rules": [{}, {"verbs": ["get"], "nonResourceURLs": ["/x"], "resources": ["pods"]}]});
         assert_eq!(

@@ -1,15 +1,33 @@
 //! Dynamic resources: claims, templates, classes, slices and taints of devices.
 
 mod columns;
+mod validate;
 
 use super::Strategy;
 
 pub(super) const STRATEGIES: &[&Strategy] = &[
-    &Strategy { columns: columns::CLAIM, row: columns::claim, ..resource("ResourceClaim") },
-    &resource("ResourceClaimTemplate"),
-    &Strategy { generation: true, ..resource("DeviceClass") },
+    &Strategy {
+        validate: validate::claim,
+        validate_update: validate::spec_stays,
+        columns: columns::CLAIM,
+        row: columns::claim,
+        ..resource("ResourceClaim")
+    },
+    &Strategy {
+        validate: validate::claim_template,
+        validate_update: validate::spec_stays,
+        ..resource("ResourceClaimTemplate")
+    },
     &Strategy {
         generation: true,
+        validate: validate::device_class,
+        validate_update: |new, _, context| validate::device_class(new, context),
+        ..resource("DeviceClass")
+    },
+    &Strategy {
+        generation: true,
+        validate: validate::slice,
+        validate_update: validate::slice_update,
         selectable: &[("spec.nodeName", "spec.nodeName"), ("spec.driver", "spec.driver")],
         columns: columns::SLICE,
         row: columns::slice,
@@ -19,5 +37,5 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
 ];
 
 const fn resource(kind: &'static str) -> Strategy {
-    Strategy { group: "resource.k8s.io", kind, create_on_update: false, ..Strategy::DEFAULT }
+    Strategy { group: "resource.k8s.io", kind, ..Strategy::DEFAULT }
 }

@@ -188,13 +188,7 @@ mod tests {
         let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
             "ipFamilies": ["IPv4"], "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]}});
         let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
-        let context = Context {
-            now: jiff::Timestamp::UNIX_EPOCH,
-            user: "",
-            groups: &[],
-            user_uid: "",
-            subresource: "",
-        };
+        let context = Context::TEST;
         prepare_for_update(&mut new, &old, &context);
         assert_eq!(new, old);
         let mut new = old.clone();

@@ -312,8 +312,7 @@ mod tests {
     use super::*;
     use crate::kinds::check::texts;
 
-    const CONTEXT: Context<'_> =
-        Context { now: jiff::Timestamp::UNIX_EPOCH, user: "", groups: &[], user_uid: "", subresource: "" };
+    const CONTEXT: Context<'_> = Context::TEST;
 
     fn with(spec: Value) -> Value {
         let mut object = json!({"spec": {"type": "ClusterIP", "sessionAffinity": "None", "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}]}});

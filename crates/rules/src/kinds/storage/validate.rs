@@ -400,8 +400,7 @@ mod tests {
     use crate::kinds::check::texts;
     use serde_json::json;
 
-    const CONTEXT: Context<'_> =
-        Context { now: jiff::Timestamp::UNIX_EPOCH, user: "", groups: &[], user_uid: "", subresource: "" };
+    const CONTEXT: Context<'_> = Context::TEST;
 
     #[test]
     fn volumes() {
