@@ -232,4 +232,34 @@ mod tests {
             assert_eq!(cells.len(), s.columns.len(), "cells of {s:?}");
         }
     }
+
+    /// Rules see objects that a decoder let through, yet an absent or empty part must never break them.
+    #[test]
+    fn rules_survive_hollow_objects() {
+        use serde_json::json;
+        let hollow = [
+            json!({}),
+            json!({"metadata": {}, "spec": {}, "status": {}}),
+            json!({"metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [{}], "volumes": [{}]}},
+                "containers": [{}], "initContainers": [{}], "volumes": [{}], "ports": [{}], "jobTemplate": {"spec": {}},
+                "rules": [{}], "taints": [{}], "metrics": [{}], "limits": [{}], "drivers": [{}]},
+                "webhooks": [{}], "subsets": [{}], "endpoints": [{}], "rules": [{}], "subjects": [{}]}),
+        ];
+        for s in TABLE.iter().flat_map(|f| f.iter()) {
+            for object in &hollow {
+                for old in &hollow {
+                    let (mut new, context) = (object.clone(), Context::TEST);
+                    (s.prepare_for_create)(&mut new, &context);
+                    (s.validate)(&new, &context);
+                    (s.prepare_for_update)(&mut new, old, &context);
+                    (s.validate_update)(&new, old, &context);
+                    (s.prepare_for_status_update)(&mut new, old, &context);
+                    (s.validate_status_update)(&new, old, &context);
+                    (s.validate_subresource)(&new, old, &context);
+                    (s.warnings)(&new, Some(old));
+                    assert_eq!((s.row)(&new, context.now).len(), s.columns.len(), "cells of {s:?}");
+                }
+            }
+        }
+    }
 }

@@ -9,6 +9,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[&Strategy {
     group: "scheduling.k8s.io",
     kind: "PriorityClass",
     generation: true,
+    validate: |class, _| check(class, |class| rules(&class)),
+    validate_update: |new, old, _| check_update(new, old, |new, old| stays(&new, &old)),
     columns: &[
         NAME,
         Column::integer("Value", "Priority of pods of the class."),

@@ -49,7 +49,7 @@ fn one_webhook(webhook: &At<'_>) {
 
 fn review_versions(versions: &At<'_>) {
     let known = REVIEW_VERSIONS.join(", ");
-    if versions.len() == 0 {
+    if versions.is_empty() {
         versions.required(&format!("must specify one of {known}"));
     } else if !versions.texts().any(|v| REVIEW_VERSIONS.contains(&v)) {
         versions.invalid(format!("must include at least one of {known}"));
@@ -104,7 +104,7 @@ fn https_url(url: &At<'_>) {
 
 /// A list that says something, and nothing beside `*` if it says `*`.
 fn pattern_list(list: &At<'_>, what: &str) {
-    if list.len() == 0 {
+    if list.is_empty() {
         list.required("");
     }
     if list.len() > 1 && list.texts().any(|text| text == "*") {
@@ -122,7 +122,7 @@ fn rule_with_operations(rule: &At<'_>) {
         version.needs_text();
     }
     let resources = rule.field("resources");
-    if resources.len() == 0 {
+    if resources.is_empty() {
         resources.required("");
     }
     let all: Vec<&str> = resources.texts().collect();
@@ -191,7 +191,7 @@ pub(super) fn mutating_policy(object: &Value, _: &Context<'_>) -> ErrorList {
         let spec = policy.field("spec");
         policy_rules(&spec);
         let mutations = spec.field("mutations");
-        if mutations.len() == 0 {
+        if mutations.is_empty() {
             mutations.required("mutations must contain at least one item");
         }
         for mutation in mutations.items() {
@@ -216,7 +216,7 @@ fn policy_rules(spec: &At<'_>) {
     }
     let constraints = spec.field("matchConstraints");
     if constraints.is_set() {
-        if constraints.field("resourceRules").len() == 0 {
+        if constraints.field("resourceRules").is_empty() {
             constraints.field("resourceRules").required("");
         }
         resources(&constraints);
@@ -268,7 +268,7 @@ pub(super) fn validating_binding(object: &Value, context: &Context<'_>) -> Error
     let mut errors = binding(object, context);
     errors.extend(check(object, |binding| {
         let actions = binding.field("spec.validationActions");
-        if actions.len() == 0 {
+        if actions.is_empty() {
             actions.required("");
         }
         let mut seen = BTreeSet::new();

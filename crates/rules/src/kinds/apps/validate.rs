@@ -135,7 +135,7 @@ fn replica_set_spec(spec: &At<'_>) {
 fn controller_spec(spec: &At<'_>) {
     not_negative(spec, &["replicas", "minReadySeconds"]);
     let selector = spec.field("selector");
-    if selector.len() == 0 {
+    if selector.is_empty() {
         selector.required("");
     }
     template(spec, Some(LabelSelector::from_map(&text_map(selector.value()))), "ReplicationController");

@@ -150,7 +150,7 @@ fn scaling_rules(rules: &At<'_>) {
         _ => {}
     }
     rules.field("selectPolicy").one_of(&["Disabled", "Max", "Min"]);
-    if rules.field("policies").len() == 0 {
+    if rules.field("policies").is_empty() {
         rules.field("policies").required("must specify at least one Policy");
     }
     for policy in rules.field("policies").items() {

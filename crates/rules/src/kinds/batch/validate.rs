@@ -148,7 +148,7 @@ fn failure_policy(spec: &At<'_>) {
         let action = rule.field("action");
         action.needs_one_of(&["Count", "FailIndex", "FailJob", "Ignore"]);
         let (codes, conditions) = (rule.field("onExitCodes"), rule.field("onPodConditions"));
-        match (codes.is_set(), conditions.len() > 0) {
+        match (codes.is_set(), !conditions.is_empty()) {
             (true, true) => rule.invalid("specifying both OnExitCodes and OnPodConditions is not supported"),
             (false, false) => rule.invalid("specifying one of OnExitCodes and OnPodConditions is required"),
             _ => {}
@@ -167,7 +167,7 @@ fn exit_codes(codes: &At<'_>, spec: &At<'_>) {
     let (operator, values, container) =
         (codes.field("operator"), codes.field("values"), codes.field("containerName"));
     operator.needs_one_of(&["In", "NotIn"]);
-    if values.len() == 0 {
+    if values.is_empty() {
         values.invalid("at least one value is required");
     }
     if values.len() > 255 {
@@ -198,7 +198,7 @@ fn success_policy(spec: &At<'_>) {
         policy.invalid("requires indexed completion mode");
     }
     let rules = policy.field("rules");
-    if rules.len() == 0 {
+    if rules.is_empty() {
         rules.required("at least one rules must be specified when successPolicy is specified");
     }
     for rule in rules.items() {

@@ -56,7 +56,7 @@ pub(super) fn request(object: &Value, _: &Context<'_>) -> ErrorList {
         let spec = request.field("spec");
         pem(&spec.field("request"), "CERTIFICATE REQUEST");
         let usages = spec.field("usages");
-        if usages.len() == 0 {
+        if usages.is_empty() {
             usages.required("");
         }
         let mut seen = BTreeSet::new();

@@ -21,7 +21,7 @@ pub(super) fn endpoints(object: &Value, _: &Context<'_>) -> ErrorList {
     check(object, |endpoints| {
         for subset in endpoints.field("subsets").items() {
             let lists = ["addresses", "notReadyAddresses"].map(|list| subset.field(list));
-            if lists.iter().all(|list| list.len() == 0) {
+            if lists.iter().all(|list| list.is_empty()) {
                 subset.required("must specify `addresses` or `notReadyAddresses`");
             }
             for address in lists.iter().flat_map(|list| list.items()) {

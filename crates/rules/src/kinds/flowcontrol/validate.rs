@@ -31,7 +31,7 @@ pub(super) fn flow_schema(object: &Value, _: &Context<'_>) -> ErrorList {
             level.must_follow(names::is_dns1123_subdomain);
         }
         for rule in spec.field("rules").items() {
-            if rule.field("subjects").len() == 0 {
+            if rule.field("subjects").is_empty() {
                 rule.field("subjects").required("subjects must contain at least one value");
             }
             rule.field("subjects").items().for_each(|s| subject(&s));
@@ -71,7 +71,7 @@ fn subject(subject: &At<'_>) {
 
 fn needs_items(rule: &At<'_>, field: &'static str, detail: &str) {
     let list = rule.field(field);
-    if list.len() == 0 {
+    if list.is_empty() {
         list.required(detail);
     }
     if list.len() > 1 && list.texts().any(|text| text == "*") {
@@ -83,7 +83,7 @@ fn resource_rule(rule: &At<'_>) {
     needs_items(rule, "verbs", "verbs must contain at least one value");
     needs_items(rule, "apiGroups", "resource rules must supply at least one api group");
     needs_items(rule, "resources", "resource rules must supply at least one resource");
-    if rule.field("namespaces").len() == 0 && !rule.field("clusterScope").is_true() {
+    if rule.field("namespaces").is_empty() && !rule.field("clusterScope").is_true() {
         rule.field("namespaces")
             .required("resource rules that are not cluster scoped must supply at least one namespace");
     }

@@ -77,12 +77,12 @@ fn scopes(spec: &At<'_>) {
         }
         let values = expression.field("values");
         match operator.str() {
-            "In" | "NotIn" if values.len() == 0 => {
+            "In" | "NotIn" if values.is_empty() => {
                 values.required(
                     "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
                 );
             }
-            "Exists" | "DoesNotExist" if values.len() > 0 => {
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
                 values.invalid(
                     "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
                 );
@@ -141,7 +141,7 @@ pub(super) fn limit_range(object: &Value, _: &Context<'_>) -> ErrorList {
 fn one_limit(limit: &At<'_>, kind: &str) {
     if kind == "Pod" {
         for field in ["default", "defaultRequest"].map(|field| limit.field(field)) {
-            if field.len() > 0 {
+            if !field.is_empty() {
                 field.forbidden("may not be specified when `type` is 'Pod'");
             }
         }

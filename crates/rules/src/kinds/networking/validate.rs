@@ -31,7 +31,7 @@ pub(super) fn ingress_status(new: &Value, _: &Value, _: &Context<'_>) -> ErrorLi
 
 fn ingress_spec(spec: &At<'_>) {
     let (rules, default) = (spec.field("rules"), spec.field("defaultBackend"));
-    if rules.len() == 0 && !default.is_set() {
+    if rules.is_empty() && !default.is_set() {
         spec.invalid_as(rules.value().clone(), "either `defaultBackend` or `rules` must be specified");
     }
     if default.is_set() {
@@ -41,7 +41,7 @@ fn ingress_spec(spec: &At<'_>) {
         host(&rule.field("host"));
         let http = rule.field("http");
         if http.is_set() {
-            if http.field("paths").len() == 0 {
+            if http.field("paths").is_empty() {
                 http.field("paths").required("");
             }
             http.field("paths").items().for_each(|path| one_path(&path));

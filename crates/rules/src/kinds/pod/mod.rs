@@ -104,10 +104,10 @@ fn validate(pod: &Value, _: &Context<'_>) -> ErrorList {
     check(pod, |pod| {
         rules(&pod);
         let spec = pod.field("spec");
-        if spec.field("ephemeralContainers").len() > 0 {
+        if !spec.field("ephemeralContainers").is_empty() {
             spec.field("ephemeralContainers").forbidden("cannot be set on create");
         }
-        if spec.field("schedulingGates").len() > 0 && !spec.field("nodeName").is_empty() {
+        if !spec.field("schedulingGates").is_empty() && !spec.field("nodeName").is_empty() {
             spec.field("nodeName").forbidden("cannot be set until all schedulingGates have been cleared");
         }
     })

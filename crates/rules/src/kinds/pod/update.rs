@@ -107,7 +107,7 @@ fn gated(new: &At<'_>, old: &At<'_>) {
     }
     let required = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
     let (terms, olds) = (new.field(required), old.field(required));
-    if olds.len() == 0 {
+    if olds.is_empty() {
         return;
     }
     if terms.len() != olds.len() {

@@ -42,7 +42,7 @@ fn weight(term: &At<'_>) {
 /// A selector of nodes.
 pub(in crate::kinds) fn node_selector(selector: &At<'_>) {
     let terms = selector.field("nodeSelectorTerms");
-    if terms.len() == 0 {
+    if terms.is_empty() {
         terms.required("must have at least one node selector term");
     }
     terms.items().for_each(|term| node_term(&term));
@@ -52,8 +52,8 @@ fn node_term(term: &At<'_>) {
     for requirement in term.field("matchExpressions").items() {
         let values = requirement.field("values");
         match requirement.field("operator").str() {
-            "In" | "NotIn" if values.len() == 0 => values.required(NEEDS_VALUES),
-            "Exists" | "DoesNotExist" if values.len() > 0 => values.forbidden(NO_VALUES),
+            "In" | "NotIn" if values.is_empty() => values.required(NEEDS_VALUES),
+            "Exists" | "DoesNotExist" if !values.is_empty() => values.forbidden(NO_VALUES),
             "Gt" | "Lt" if values.len() != 1 => {
                 values.required("must be specified single value when `operator` is 'Lt' or 'Gt'");
             }
@@ -92,7 +92,7 @@ fn pod_term(term: &At<'_>) {
     }
     key.must_follow(names::is_qualified_name);
     for keys in ["matchLabelKeys", "mismatchLabelKeys"].map(|k| term.field(k)) {
-        if keys.len() > 0 && !term.field("labelSelector").is_set() {
+        if !keys.is_empty() && !term.field("labelSelector").is_set() {
             keys.forbidden("must not be specified when labelSelector is not set");
         }
         keys.items().for_each(|key| key.must_follow(names::is_qualified_name));
@@ -114,8 +114,8 @@ pub(in crate::kinds) fn selector_requirements(expressions: &At<'_>) {
     for requirement in expressions.items() {
         let values = requirement.field("values");
         match requirement.field("operator").str() {
-            "In" | "NotIn" if values.len() == 0 => values.required(NEEDS_VALUES),
-            "Exists" | "DoesNotExist" if values.len() > 0 => values.forbidden(NO_VALUES),
+            "In" | "NotIn" if values.is_empty() => values.required(NEEDS_VALUES),
+            "Exists" | "DoesNotExist" if !values.is_empty() => values.forbidden(NO_VALUES),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             _ => requirement.field("operator").invalid(OPERATOR),
         }

@@ -21,7 +21,7 @@ pub(in crate::kinds) type Volumes<'v> = BTreeMap<&'v str, &'v Value>;
 /// Validates `containers`.
 pub(super) fn containers(spec: &At<'_>, volumes: &Volumes<'_>) {
     let containers = spec.field("containers");
-    if containers.len() == 0 {
+    if containers.is_empty() {
         containers.required("");
     }
     let mut names = BTreeSet::new();
@@ -64,7 +64,7 @@ pub(super) fn init_containers(spec: &At<'_>, volumes: &Volumes<'_>) {
 /// Validates `ephemeralContainers`.
 pub(in crate::kinds) fn ephemeral_containers(spec: &At<'_>, volumes: &Volumes<'_>) {
     let ephemeral = spec.field("ephemeralContainers");
-    if ephemeral.len() == 0 {
+    if ephemeral.is_empty() {
         return;
     }
     let mut names = container_names(&spec.field("containers"));
@@ -91,7 +91,7 @@ pub(in crate::kinds) fn ephemeral_containers(spec: &At<'_>, volumes: &Volumes<'_
             "startupProbe",
         ] {
             let field = container.field(field);
-            if field.len() > 0 || !field.str().is_empty() {
+            if !field.is_empty() || !field.str().is_empty() {
                 field.forbidden(NOT_EPHEMERAL);
             }
         }
@@ -151,7 +151,7 @@ fn restart_rules(container: &At<'_>) {
     let policy = container.field("restartPolicy");
     policy.one_of(RESTART_POLICIES);
     let rules = container.field("restartPolicyRules");
-    if rules.len() > 0 && !policy.is_set() {
+    if !rules.is_empty() && !policy.is_set() {
         policy.required("must specify restartPolicy when restart rules are used");
     }
     if rules.len() > RESTART_RULES_MAX {

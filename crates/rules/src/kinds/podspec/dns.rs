@@ -25,7 +25,7 @@ pub(super) fn policy_and_config(spec: &At<'_>) {
         if !config.is_set() {
             return config.required("must provide `dnsConfig` when `dnsPolicy` is None");
         }
-        if config.field("nameservers").len() == 0 {
+        if config.field("nameservers").is_empty() {
             let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
             config.field("nameservers").required(detail);
         }

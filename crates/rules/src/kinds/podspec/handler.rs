@@ -18,7 +18,7 @@ pub(super) fn handler(handler: &At<'_>, grace_seconds: i64) {
             continue;
         }
         match kind {
-            "exec" if action.field("command").len() == 0 => action.field("command").required(""),
+            "exec" if action.field("command").is_empty() => action.field("command").required(""),
             "exec" => {}
             "httpGet" => http_get(&action),
             "sleep" => sleep(&action, grace_seconds),

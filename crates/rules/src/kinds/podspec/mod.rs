@@ -50,7 +50,7 @@ pub(super) fn template(template: &At<'_>) {
     }
     let spec = template.field("spec");
     spec_rules(&spec, Owner::Template);
-    if spec.field("ephemeralContainers").len() > 0 {
+    if !spec.field("ephemeralContainers").is_empty() {
         spec.field("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template");
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn pod(spec: &At<'_>, owner: Owner) {
         spec.field("shareProcessNamespace")
             .invalid("ShareProcessNamespace and HostPID cannot both be enabled");
     }
-    if spec.field("hostUsers").value() == &false {
+    if spec.field("hostUsers").value() == false {
         for field in ["hostNetwork", "hostPID", "hostIPC"].map(|field| spec.field(field)) {
             if field.is_true() {
                 field.forbidden("when `hostUsers` is false");
@@ -135,7 +135,7 @@ pub(super) fn container(context: &At<'_>, spec: &At<'_>) {
     }
     let mount = context.field("procMount");
     mount.one_of(&["Default", "Unmasked"]);
-    if mount.str() == "Unmasked" && spec.field("hostUsers").value() != &false {
+    if mount.str() == "Unmasked" && spec.field("hostUsers").value() != false {
         mount.invalid("`hostUsers` must be false to use `Unmasked`");
     }
 }
@@ -187,7 +187,7 @@ pub(super) fn os(spec: &At<'_>) {
         _ => return,
     };
     let forbid = |field: At<'_>| {
-        if field.is_set() && field.value() != &false {
+        if field.is_set() && field.value() != false {
             field.forbidden(detail);
         }
     };

@@ -72,7 +72,7 @@ pub(super) fn topology(constraints: &At<'_>) {
         constraint.field("nodeTaintsPolicy").one_of(&["Honor", "Ignore"]);
         let selector = constraint.field("labelSelector");
         let keys = constraint.field("matchLabelKeys");
-        if keys.len() > 0 && !selector.is_set() {
+        if !keys.is_empty() && !selector.is_set() {
             keys.forbidden("must not be specified when labelSelector is not set");
         }
         keys.items().for_each(|key| key.must_follow(names::is_qualified_name));

@@ -117,7 +117,7 @@ fn nfs(source: &At<'_>) {
 }
 
 fn monitors(source: &At<'_>) {
-    if source.field("monitors").len() == 0 {
+    if source.field("monitors").is_empty() {
         source.field("monitors").required("");
     }
 }
@@ -298,7 +298,7 @@ const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce"
 
 /// Ways in which a volume can be mounted.
 pub(in crate::kinds) fn access_modes(modes: &At<'_>) {
-    if modes.len() == 0 {
+    if modes.is_empty() {
         modes.required("at least 1 access mode is required");
     }
     modes.items().for_each(|mode| {

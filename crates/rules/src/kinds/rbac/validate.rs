@@ -20,7 +20,7 @@ pub(super) fn cluster_role(object: &Value, _: &Context<'_>) -> ErrorList {
         role.field("rules").items().for_each(|rule| policy_rule(&rule, false));
         let aggregation = role.field("aggregationRule");
         let selectors = aggregation.field("clusterRoleSelectors");
-        if aggregation.is_set() && selectors.len() == 0 {
+        if aggregation.is_set() && selectors.is_empty() {
             selectors.required("at least one clusterRoleSelector required if aggregationRule is non-nil");
         }
         selectors.items().for_each(|selector| label_selector(&selector));
@@ -28,12 +28,12 @@ pub(super) fn cluster_role(object: &Value, _: &Context<'_>) -> ErrorList {
 }
 
 fn policy_rule(rule: &At<'_>, namespaced: bool) {
-    if rule.field("verbs").len() == 0 {
+    if rule.field("verbs").is_empty() {
         rule.field("verbs").required("verbs must contain at least one value");
     }
     let urls = rule.field("nonResourceURLs");
     let (groups, resources) = (rule.field("apiGroups"), rule.field("resources"));
-    if urls.len() > 0 {
+    if !urls.is_empty() {
         if namespaced {
             urls.invalid("namespaced rules cannot apply to non-resource URLs");
         }
@@ -42,10 +42,10 @@ fn policy_rule(rule: &At<'_>, namespaced: bool) {
         }
         return;
     }
-    if groups.len() == 0 {
+    if groups.is_empty() {
         groups.required("resource rules must supply at least one api group");
     }
-    if resources.len() == 0 {
+    if resources.is_empty() {
         resources.required("resource rules must supply at least one resource");
     }
 }

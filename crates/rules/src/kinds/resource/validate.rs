@@ -36,7 +36,7 @@ fn claim_spec(spec: &At<'_>) {
         name.needs(names::is_dns1123_label);
         name.unique(&mut seen);
         let (exactly, first) = (request.field("exactly"), request.field("firstAvailable"));
-        match (exactly.is_set(), first.len() > 0) {
+        match (exactly.is_set(), !first.is_empty()) {
             (false, false) => request.required("exactly one of `exactly` or `firstAvailable` is required"),
             (true, true) => request.invalid(
                 "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",

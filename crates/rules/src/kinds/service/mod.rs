@@ -128,7 +128,7 @@ fn drop_unused(new: &mut Value, old: &Value) {
 /// Things that are allowed and yet most likely mistakes.
 fn warnings(service: &Value, _: Option<&Value>) -> Vec<String> {
     let mut warnings = Vec::new();
-    if str_at(service, "spec.externalName") != "" && str_at(service, "spec.type") != "ExternalName" {
+    if !str_at(service, "spec.externalName").is_empty() && str_at(service, "spec.type") != "ExternalName" {
         warnings.push(format!("spec.externalName is ignored when spec.type is not {:?}", "ExternalName"));
     }
     if str_at(service, "spec.type") == "ExternalName" && !list_at(service, "spec.externalIPs").is_empty() {

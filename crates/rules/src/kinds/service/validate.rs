@@ -39,7 +39,7 @@ fn is_headless(spec: &At<'_>) -> bool {
 fn rules(spec: &At<'_>) {
     let kind = spec.field("type");
     let headless = is_headless(spec);
-    if spec.field("ports").len() == 0 && !headless && kind.str() != "ExternalName" {
+    if spec.field("ports").is_empty() && !headless && kind.str() != "ExternalName" {
         spec.field("ports").required("");
     }
     match kind.str() {
@@ -197,7 +197,7 @@ fn addresses(spec: &At<'_>) {
 fn load_balancer(spec: &At<'_>) {
     let balanced = spec.field("type").str() == "LoadBalancer";
     let ranges = spec.field("loadBalancerSourceRanges");
-    if !balanced && ranges.len() > 0 {
+    if !balanced && !ranges.is_empty() {
         ranges.forbidden(LOAD_BALANCER_ONLY);
     }
     for range in ranges.items() {
@@ -223,7 +223,7 @@ fn load_balancer_class(class: &At<'_>, spec: &At<'_>) {
 
 fn traffic(spec: &At<'_>) {
     let external = matches!(spec.field("type").str(), "LoadBalancer" | "NodePort")
-        || (spec.field("type").str() == "ClusterIP" && spec.field("externalIPs").len() > 0);
+        || (spec.field("type").str() == "ClusterIP" && !spec.field("externalIPs").is_empty());
     let policy = spec.field("externalTrafficPolicy");
     match (external, policy.is_empty()) {
         (true, true) => policy.required(""),
@@ -287,7 +287,7 @@ fn class_stays(new: &At<'_>, old: &At<'_>) {
 pub(super) fn service_status(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
     check_update(new, old, |new, _| {
         let ingress = new.field("status.loadBalancer.ingress");
-        if new.field("spec.type").str() != "LoadBalancer" && ingress.len() > 0 {
+        if new.field("spec.type").str() != "LoadBalancer" && !ingress.is_empty() {
             ingress.forbidden("may only be used when `spec.type` is \"LoadBalancer\"");
         }
         load_balancer_ingress(&ingress);

@@ -47,7 +47,7 @@ fn volume_rules(volume: &At<'_>) {
     let spec = volume.field("spec");
     access_modes(&spec.field("accessModes"));
     let capacity = spec.field("capacity");
-    if capacity.len() == 0 {
+    if capacity.is_empty() {
         capacity.required("");
     } else if !capacity.entry("storage").is_set() || capacity.len() > 1 {
         capacity.report(Error::not_supported(&capacity.path(), capacity.value().clone(), &["storage"]));
@@ -188,7 +188,7 @@ fn shrink(new: &At<'_>, old: &At<'_>, stored: &At<'_>) {
 pub(super) fn claim_status(new: &Value, _: &Value, _: &Context<'_>) -> ErrorList {
     check(new, |claim| {
         let status = claim.field("status");
-        if status.field("accessModes").len() > 0 {
+        if !status.field("accessModes").is_empty() {
             access_modes(&status.field("accessModes"));
         }
         for (name, amount) in status.field("capacity").entries() {
@@ -229,7 +229,7 @@ pub(super) fn storage_class(object: &Value, _: &Context<'_>) -> ErrorList {
             for requirement in term.field("matchLabelExpressions").items() {
                 requirement.field("key").must_follow(names::is_qualified_name);
                 requirement.field("key").unique(&mut seen);
-                if requirement.field("values").len() == 0 {
+                if requirement.field("values").is_empty() {
                     requirement.field("values").required("");
                 }
             }
@@ -251,7 +251,7 @@ pub(super) fn storage_class_update(new: &Value, old: &Value, _: &Context<'_>) ->
 pub(super) fn attributes_class(object: &Value, _: &Context<'_>) -> ErrorList {
     check(object, |class| {
         class.field("driverName").needs(qualified_lower);
-        if class.field("parameters").len() == 0 {
+        if class.field("parameters").is_empty() {
             class.field("parameters").required("must contain at least one key/value pair");
         }
         parameters(&class.field("parameters"));
