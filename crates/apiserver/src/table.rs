@@ -2,28 +2,13 @@
 
 use isopod_api::Value;
 use isopod_api::object::api_version;
-use isopod_rules::kinds::{Column, age};
+use isopod_rules::kinds::{AGE, Column, NAME, age};
 use serde_json::json;
 
 use crate::context::Ctx;
 use crate::registry::Resource;
 use crate::registry::list::Page;
 use crate::respond::partial_metadata;
-
-const NAME: Column = Column {
-    name: "Name",
-    kind: "string",
-    format: "name",
-    description: "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically.",
-    priority: 0,
-};
-const AGE: Column = Column {
-    name: "Age",
-    kind: "string",
-    format: "",
-    description: "The time since the object was created.",
-    priority: 0,
-};
 
 /// Column definitions of a resource's tables.
 pub(crate) fn columns(resource: &Resource) -> Value {

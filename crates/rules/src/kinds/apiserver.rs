@@ -1,12 +1,13 @@
 //! What the API server registers and reports of itself: custom resources, other API servers, storage
 //! versions and migrations, and the old component statuses.
 
-use isopod_api::Value;
+use isopod_api::{Value, names};
 use jiff::Timestamp;
 
-use super::Strategy;
+use super::check::{At, check};
 use super::columns::{CREATED_AT, Column, NAME, created_at_row, name, or, with_more};
 use super::shared::{at, list_at, str_at};
+use super::{Strategy, meta};
 
 pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
@@ -21,6 +22,17 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
         group: "apiregistration.k8s.io",
         kind: "APIService",
+        name: meta::path_segment,
+        unconditional_update: false,
+        validate: |service, _| check(service, |service| api_service_rules(&service)),
+        validate_update: |service, _, _| check(service, |service| api_service_rules(&service)),
+        validate_status_update: |service, _, _| {
+            check(service, |service| {
+                for condition in service.field("status.conditions").items() {
+                    condition.field("status").one_of(&["True", "False", "Unknown"]);
+                }
+            })
+        },
         columns: &[
             Column::text("Service", "Service that answers, or Local."),
             Column::text("Available", "Whether the API can be used."),
@@ -61,6 +73,50 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         ..Strategy::DEFAULT
     },
 ];
+
+fn api_service_rules(service: &At<'_>) {
+    let spec = service.field("spec");
+    let (name, group, version) = (service.field("metadata.name"), spec.field("group"), spec.field("version"));
+    let expected = format!("{}.{}", version.str(), group.str());
+    if name.str() != expected {
+        name.invalid(format!("must be `spec.version+\".\"+spec.group`: {expected:?}"));
+    }
+    if group.is_empty() && version.str() != "v1" {
+        group.required("only v1 may have an empty group and it better be legacy kube");
+    }
+    group.follows(names::is_dns1123_subdomain);
+    version.must_follow(names::is_dns1035_label);
+    for (field, max) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
+        let priority = spec.field(field).int().unwrap_or(0);
+        if !(1..=max).contains(&priority) {
+            spec.field(field).invalid_as(priority, format!("must be positive and less than {max}"));
+        }
+    }
+    let (target, bundle, skip) =
+        (spec.field("service"), spec.field("caBundle"), spec.field("insecureSkipTLSVerify"));
+    if !target.is_set() {
+        if !bundle.is_empty() {
+            bundle.invalid_as(
+                format!("{} bytes", bundle.str().len() / 4 * 3),
+                "local APIServices may not have a caBundle",
+            );
+        }
+        if skip.is_true() {
+            skip.invalid("local APIServices may not have insecureSkipTLSVerify");
+        }
+        return;
+    }
+    target.field("namespace").needs_text();
+    target.field("name").needs_text();
+    let port = target.field("port");
+    let wrong = names::is_port_number(port.int().unwrap_or(443));
+    if !wrong.is_empty() {
+        port.invalid(format!("port is not valid: {}", wrong.join(", ")));
+    }
+    if skip.is_true() && !bundle.is_empty() {
+        skip.invalid("may not be true if caBundle is present");
+    }
+}
 
 fn api_service(service: &Value, _: Timestamp) -> Vec<Value> {
     let target = at(service, "spec.service")

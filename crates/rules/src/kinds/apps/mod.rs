@@ -4,7 +4,9 @@ mod columns;
 mod validate;
 
 use isopod_api::Value;
+use isopod_api::object::child_mut;
 
+use super::shared::at;
 use super::{Context, Strategy, meta, pod};
 
 pub(super) const STRATEGIES: &[&Strategy] = &[
@@ -20,6 +22,11 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         validate: validate::daemon_set,
         validate_update: validate::daemon_set_update,
         validate_status_update: validate::daemon_set_status,
+        prepare_for_create: |new, _| template_generation(new, 1),
+        prepare_for_update: |new, old, _| {
+            let changed = at(new, "spec.template") != at(old, "spec.template");
+            template_generation(new, known_template_generation(old) + i64::from(changed));
+        },
         columns: columns::DAEMON_SET,
         row: columns::daemon_set,
         ..workload("DaemonSet")
@@ -76,6 +83,20 @@ const fn workload(kind: &'static str) -> Strategy {
         warnings: |new, old| pod::template_warnings(new, old, "spec.template"),
         ..Strategy::DEFAULT
     }
+}
+
+/// Where DaemonSets count the changes of their template, for clients that still look there.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn known_template_generation(object: &Value) -> i64 {
+    let known = at(object, "metadata.annotations").and_then(|a| a.get(TEMPLATE_GENERATION)?.as_str());
+    known.and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+fn template_generation(object: &mut Value, generation: i64) {
+    child_mut(object, "metadata");
+    let annotations = child_mut(&mut object["metadata"], "annotations");
+    annotations.insert(TEMPLATE_GENERATION.to_owned(), generation.to_string().into());
 }
 
 /// A status update cannot change labels: they select pods.

@@ -7,13 +7,14 @@ use isopod_api::Value;
 use isopod_api::object::child_mut;
 use serde_json::json;
 
-use super::{Context, Strategy};
+use super::{Context, Strategy, meta};
 
 pub(super) const STRATEGIES: &[&Strategy] = &[&REQUEST, &TRUST_BUNDLE, &POD_REQUEST];
 
 const REQUEST: Strategy = Strategy {
     group: "certificates.k8s.io",
     kind: "CertificateSigningRequest",
+    name: meta::path_segment,
     prepare_for_create: record_requester,
     prepare_for_update: |new, old, _| {
         new["spec"] = old["spec"].clone();

@@ -3,11 +3,21 @@
 mod columns;
 mod validate;
 
+use isopod_api::Value;
+
 use super::Strategy;
+use super::shared::at;
 
 pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
         validate: validate::ingress,
+        warnings: |ingress, old| {
+            let class = "kubernetes.io/ingress.class";
+            let used = |o: &Value| at(o, "metadata.annotations").is_some_and(|a| a.get(class).is_some());
+            let warning =
+                format!("annotation {class:?} is deprecated, please use 'spec.ingressClassName' instead");
+            if old.is_none() && used(ingress) { vec![warning] } else { Vec::new() }
+        },
         validate_update: validate::ingress_update,
         validate_status_update: validate::ingress_status,
         columns: columns::INGRESS,
