@@ -4,7 +4,7 @@
 use isopod_api::{Value, names};
 use jiff::Timestamp;
 
-use super::check::{At, check};
+use super::check::{At, check, check_update};
 use super::columns::{CREATED_AT, Column, NAME, created_at_row, name, or, with_more};
 use super::shared::{at, list_at, str_at};
 use super::{Strategy, meta};
@@ -54,6 +54,14 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         group: "storagemigration.k8s.io",
         kind: "StorageVersionMigration",
         generation: true,
+        validate: |migration, _| {
+            check(migration, |migration| {
+                migration.field("spec.resource.resource").needs_text();
+            })
+        },
+        validate_update: |new, old, _| {
+            check_update(new, old, |new, old| new.field("spec").unchanged(&old.field("spec")))
+        },
         columns: &[NAME, Column::text("Resource", "Resource to migrate.")],
         row: migration,
         name_and_age: false,

@@ -202,7 +202,7 @@ pub(super) fn mutating_policy(object: &Value, _: &Context<'_>) -> ErrorList {
                 mutation.field(field).field("expression").required("");
             }
         }
-        spec.field("reinvocationPolicy").needs_one_of(&["IfNeeded", "Never"]);
+        spec.field("reinvocationPolicy").one_of(&["IfNeeded", "Never"]);
     })
 }
 

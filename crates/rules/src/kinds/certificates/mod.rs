@@ -7,6 +7,7 @@ use isopod_api::Value;
 use isopod_api::object::child_mut;
 use serde_json::json;
 
+use super::check::check_update;
 use super::{Context, Strategy, meta};
 
 pub(super) const STRATEGIES: &[&Strategy] = &[&REQUEST, &TRUST_BUNDLE, &POD_REQUEST];
@@ -46,6 +47,9 @@ const TRUST_BUNDLE: Strategy = Strategy {
 const POD_REQUEST: Strategy = Strategy {
     group: "certificates.k8s.io",
     kind: "PodCertificateRequest",
+    validate_update: |new, old, _| {
+        check_update(new, old, |new, old| new.field("spec").unchanged(&old.field("spec")))
+    },
     selectable: &[
         ("spec.signerName", "spec.signerName"),
         ("spec.podName", "spec.podName"),

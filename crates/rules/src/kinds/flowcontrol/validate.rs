@@ -155,3 +155,35 @@ fn queues(queuing: &At<'_>) {
         hand.invalid(format!("should not be greater than queues ({q})"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::check::texts;
+    use serde_json::json;
+
+    #[test]
+    fn faults() {
+        let object = json!({"metadata": {"name": "a"}, "spec": {"matchingPrecedence": 1, "priorityLevelConfiguration": {},
+            "rules": [{"subjects": [{"kind": "User", "group": {"name": "g"}}]}]}});
+        assert_eq!(
+            texts(&flow_schema(&object, &Context::TEST)),
+            [
+                "spec.matchingPrecedence: Invalid value: 1: only the schema named 'exempt' may have matchingPrecedence 1",
+                "spec.priorityLevelConfiguration.name: Required value: must reference a priority level",
+                "spec.rules[0].subjects[0].group: Forbidden: group is forbidden when subject kind is not 'Group'",
+                "spec.rules[0].subjects[0].user: Required value: user is required when subject kind is 'User'",
+                "spec.rules[0]: Required value: at least one of resourceRules and nonResourceRules has to be non-empty",
+            ]
+        );
+        let queues = json!({"queues": 4, "handSize": 5, "queueLengthLimit": 0});
+        let object = json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": queues}}}});
+        assert_eq!(
+            texts(&priority_level(&object, &Context::TEST)),
+            [
+                "spec.limited.limitResponse.queuing.queueLengthLimit: Invalid value: 0: must be positive",
+                "spec.limited.limitResponse.queuing.handSize: Invalid value: 5: should not be greater than queues (4)",
+            ]
+        );
+    }
+}

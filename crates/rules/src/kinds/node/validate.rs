@@ -85,3 +85,31 @@ pub(super) fn runtime_class_update(new: &Value, old: &Value, context: &Context<'
     errors.extend(check_update(new, old, |new, old| new.field("handler").unchanged(&old.field("handler"))));
     errors
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::check::texts;
+    use serde_json::json;
+
+    #[test]
+    fn faults() {
+        let object = json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}, {"key": "b", "effect": "X"}],
+            "podCIDRs": ["10.0.0.0/24", "10.0.1.0/24"]}, "status": {"capacity": {"pods": "-1"}}});
+        assert_eq!(
+            texts(&node(&object, &Context::TEST)),
+            [
+                "spec.taints: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}",
+                "spec.taints[2].effect: Unsupported value: \"X\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
+                "spec.podCIDRs: Invalid value: [\"10.0.0.0/24\",\"10.0.1.0/24\"]: may specify no more than one CIDR for each IP family",
+                "status.capacity[pods]: Invalid value: \"-1\": must be greater than or equal to 0",
+            ]
+        );
+        let with = |id: &str| json!({"spec": {"providerID": id}});
+        assert_eq!(node_update(&with("a"), &with(""), &Context::TEST), vec![]);
+        assert_eq!(
+            texts(&node_update(&with("b"), &with("a"), &Context::TEST)),
+            ["spec.providerID: Forbidden: node updates may not change providerID except from \"\" to valid"]
+        );
+    }
+}

@@ -33,7 +33,12 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         row: columns::slice,
         ..resource("ResourceSlice")
     },
-    &Strategy { generation: true, ..resource("DeviceTaintRule") },
+    &Strategy {
+        generation: true,
+        validate: validate::taint_rule,
+        validate_update: |new, _, context| validate::taint_rule(new, context),
+        ..resource("DeviceTaintRule")
+    },
 ];
 
 const fn resource(kind: &'static str) -> Strategy {

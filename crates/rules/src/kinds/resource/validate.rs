@@ -155,3 +155,54 @@ pub(super) fn slice_update(new: &Value, old: &Value, context: &Context<'_>) -> E
     }));
     errors
 }
+
+pub(super) fn taint_rule(object: &Value, _: &Context<'_>) -> ErrorList {
+    check(object, |rule| {
+        let taint = rule.field("spec.taint");
+        taint.field("key").needs(names::is_qualified_name);
+        taint.field("value").follows(names::is_label_value);
+        taint.field("effect").needs_one_of(&["NoExecute", "NoSchedule", "None"]);
+        let selector = rule.field("spec.deviceSelector");
+        selector.field("driver").follows(names::is_dns1123_subdomain);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::check::texts;
+    use serde_json::json;
+
+    #[test]
+    fn faults() {
+        let object = json!({"spec": {"devices": {"requests": [{"name": "a"}, {"name": "a", "exactly": {"allocationMode": "ExactCount"}}],
+            "constraints": [{"requests": ["a/b", "c"]}]}}});
+        assert_eq!(
+            texts(&claim(&object, &Context::TEST)),
+            [
+                "spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required",
+                "spec.devices.requests[1].name: Duplicate value: \"a\"",
+                "spec.devices.requests[1].exactly.deviceClassName: Required value",
+                "spec.devices.requests[1].exactly.count: Invalid value: 0: must be greater than zero",
+                "spec.devices.constraints[0].requests[1]: Invalid value: \"c\": must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
+            ]
+        );
+        let slice_of = |place: Value| {
+            let mut object =
+                json!({"spec": {"driver": "a.b", "pool": {"name": "p", "resourceSliceCount": 1}}});
+            isopod_api::patch::merge_patch(&mut object, &json!({"spec": place}));
+            object
+        };
+        assert_eq!(slice(&slice_of(json!({"nodeName": "n"})), &Context::TEST), vec![]);
+        assert_eq!(slice(&slice_of(json!({})), &Context::TEST).len(), 1);
+        assert_eq!(
+            slice_update(
+                &slice_of(json!({"nodeName": "m"})),
+                &slice_of(json!({"nodeName": "n"})),
+                &Context::TEST
+            )
+            .len(),
+            1
+        );
+    }
+}
