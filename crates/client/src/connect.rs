@@ -47,9 +47,11 @@ pub enum ConnectError {
 pub async fn from_kubeconfig(path: &Path) -> Result<kube::Client, ConnectError> {
     let fail = |source| ConnectError::Kubeconfig { path: path.to_owned(), source };
     let kubeconfig = Kubeconfig::read_from(path).map_err(fail)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .map_err(fail)?;
+    // The API server is reached directly, whatever proxy the environment names for other traffic.
+    config.proxy_url = None;
     let url = config.cluster_url.to_string();
     kube::Client::try_from(config).map_err(|source| ConnectError::Client { url, source: Box::new(source) })
 }

@@ -178,16 +178,42 @@ pub(crate) async fn start(
         manifests: Some(config.manifests.clone()),
         cluster_dns: vec![config.dns_service_ip()],
         cluster_domain: config.cluster_domain.clone(),
-        labels: BTreeMap::from([("node-role.kubernetes.io/control-plane".to_owned(), String::new())]),
+        labels: BTreeMap::new(),
         taints: Vec::new(),
         max_pods: 110,
     };
     let client = plane.kubelet_client(&config.node_name);
     let network = start_node(node, client, &mut plane.parts, shutdown).await?;
+    label_control_plane(plane.admin_client(), &config.node_name, &mut plane.parts, shutdown);
     run_routes(plane.client("system:kube-proxy"), &config.node_name, &mut plane.parts, shutdown);
     run_proxy(config, plane.informers.clone(), &mut plane.parts, shutdown);
     run_dns(config, network, plane.informers.clone(), &mut plane.parts, shutdown);
     Ok(())
+}
+
+/// Gives the node its role. A kubelet may not do that by itself (NodeRestriction).
+fn label_control_plane(
+    client: kube::Client,
+    node: &str,
+    parts: &mut JoinSet<Result<()>>,
+    shutdown: &CancellationToken,
+) {
+    let (node, stop) = (node.to_owned(), shutdown.clone());
+    let label = serde_json::json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}});
+    parts.spawn(async move {
+        let api: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client);
+        let there = |n: Option<&k8s_openapi::api::core::v1::Node>| n.is_some();
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            seen = kube::runtime::wait::await_condition(api.clone(), &node, there) => {
+                seen.context("wait for the node")?;
+            }
+        }
+        let params = kube::api::PatchParams::default();
+        api.patch(&node, &params, &kube::api::Patch::Merge(label)).await.context("label the node")?;
+        stop.cancelled().await;
+        Ok(())
+    });
 }
 
 fn run_proxy(
@@ -230,6 +256,21 @@ fn run_dns(
     });
 }
 
+/// Removes the control groups of this node's pods, and those of the quality classes when no pod is left in them.
+fn remove_pod_groups(data_dir: &Path) -> Result<()> {
+    let cgroups = isopod_runtime::cgroup::Cgroups::detect().context("control groups")?;
+    for entry in std::fs::read_dir(data_dir.join("kubelet/pods")).into_iter().flatten().flatten() {
+        let uid = entry.file_name().to_string_lossy().into_owned();
+        for class in ["", "/burstable", "/besteffort"] {
+            cgroups.remove(&format!("/kubepods{class}/pod{uid}")).context("remove a pod's control group")?;
+        }
+    }
+    if cgroups.pids("/kubepods").is_empty() {
+        cgroups.remove("/kubepods").context("remove the pods' control group")?;
+    }
+    Ok(())
+}
+
 /// Ends all containers and takes back what the node made of links, rules and mounts; with `purge` images and leases
 /// too. No server may be running.
 pub(crate) async fn stop_everything(data_dir: &Path, run_dir: &Path, purge: bool) -> Result<()> {
@@ -239,6 +280,7 @@ pub(crate) async fn stop_everything(data_dir: &Path, run_dir: &Path, purge: bool
     } else {
         isopod_runtime::stop_all(&root, &state).context("stop containers")?;
     }
+    remove_pod_groups(data_dir)?;
     for directory in [data_dir, run_dir] {
         crate::lifecycle::unmount_below(directory)?;
     }

@@ -7,7 +7,7 @@ use crate::config::{Config, OutsideEtcd};
 use anyhow::{Context, Result};
 use base64::Engine;
 use ipnet::IpNet;
-use isopod_api::identity::{GROUP_NODES, UserInfo};
+use isopod_api::identity::{GROUP_MASTERS, GROUP_NODES, UserInfo};
 use isopod_apiserver::ApiServer;
 use isopod_apiserver::registry::encryption::Encryption;
 use isopod_client::{Clock, Informers, SystemClock};
@@ -164,6 +164,10 @@ impl ControlPlane {
     /// A client with the identity of a node's kubelet.
     pub(crate) fn kubelet_client(&self, node: &str) -> kube::Client {
         self.api.in_process(UserInfo::authenticated(format!("system:node:{node}"), &[GROUP_NODES]))
+    }
+    /// A client that may do everything, for what the server itself does at start.
+    pub(crate) fn admin_client(&self) -> kube::Client {
+        self.api.in_process(UserInfo::authenticated("isopod:server", &[GROUP_MASTERS]))
     }
     /// A client with a component's identity, such as `system:kube-proxy`.
     pub(crate) fn client(&self, user: &str) -> kube::Client {

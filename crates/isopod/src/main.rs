@@ -86,6 +86,8 @@ fn main() -> ExitCode {
         return isopod_runtime::shim::main(&directory);
     }
     let cli = Cli::parse_from(arguments);
+    // Clients are built with the process's default cryptography.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let started = log_to_stderr(&log_filter(&cli.command)).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(run(cli.command))

@@ -34,6 +34,11 @@ pub(crate) async fn ensure(
     namespace: &str,
     object: serde_json::Value,
 ) -> Result<(), Status> {
+    // Looked for first: creating what exists may fail for other reasons than that, such as an address that it holds.
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    if server.stored_object(group, resource, namespace, name).await?.is_some() {
+        return Ok(());
+    }
     match server.create_object(group, resource, namespace, object).await {
         Ok(_) => Ok(()),
         Err(status) if status.reason == "AlreadyExists" => Ok(()),

@@ -42,6 +42,8 @@ impl Accounts {
         let mut config =
             kube::Config::from_custom_kubeconfig(file, &options).await.context("--kubeconfig")?;
         config.auth_info = kube::config::AuthInfo::default();
+        // The API server is reached directly, whatever proxy the environment names for other traffic.
+        config.proxy_url = None;
         let bare = kube::Client::try_from(config).context("--kubeconfig")?;
         Ok(Accounts { manager, bare, shutdown })
     }

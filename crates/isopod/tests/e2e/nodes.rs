@@ -34,7 +34,7 @@ fn start_node(cluster: &mut Cluster, name: &str) -> Result<Node> {
     )?;
     let file = |f: &str| directory.join(f).to_string_lossy().into_owned();
     let mut image = host.command(&binary().to_string_lossy());
-    image.args(["image", "import", "--data-dir", &file("data"), "--run-dir", &file("run")]);
+    image.args(["image", "--data-dir", &file("data"), "--run-dir", &file("run"), "import"]);
     let archive = busybox(BUSYBOX)?.write(cluster.directory.path())?;
     isopod_testkit::run_ok(image.arg(&archive))?;
     let log = std::fs::File::create(directory.join("kubelet.log"))?;
