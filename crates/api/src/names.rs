@@ -289,7 +289,8 @@ mod tests {
 
     #[test]
     fn right_and_wrong() {
-        let table: &[(fn(&str) -> Vec<String>, &str, bool)] = &[
+        type Rule = fn(&str) -> Vec<String>;
+        let table: &[(Rule, &str, bool)] = &[
             (is_dns1123_label, "a-b1", true),
             (is_dns1123_label, "-a", false),
             (is_dns1123_label, "a.b", false),

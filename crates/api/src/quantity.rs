@@ -170,12 +170,20 @@ impl Quantity {
             Ordering::Greater => 1,
         }
     }
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "capped, and takes over a format: more than an operator says"
+    )]
     /// The sum, capped; a zero takes over the other's format as upstream does.
     #[must_use]
     pub fn add(self, other: Quantity) -> Quantity {
         let format = if self.is_zero() { other.format } else { self.format };
         Quantity { nanos: (self.nanos + other.nanos).clamp(-NANOS_MAX, NANOS_MAX), format }
     }
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "capped, and takes over a format: more than an operator says"
+    )]
     /// The difference, capped.
     #[must_use]
     pub fn sub(self, other: Quantity) -> Quantity {

@@ -206,8 +206,9 @@ pub(crate) fn attributes(ctx: &Ctx) -> Attributes {
     let info = &ctx.info;
     let selects = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
     let selector = |name: &str| if selects { ctx.query.get(name).to_owned() } else { String::new() };
-    // A GET that upgrades runs commands as much as a POST does.
-    let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
+    // A GET that upgrades runs commands as much as a POST does, also by way of a node's proxy.
+    let connects = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward")
+        || info.resource == "nodes" && info.subresource == "proxy" && runs_commands(&info.path);
     Attributes {
         verb: if connects && info.verb == "get" { "create".to_owned() } else { info.verb.clone() },
         group: info.group.clone(),
@@ -221,6 +222,17 @@ pub(crate) fn attributes(ctx: &Ctx) -> Attributes {
         field_selector: selector("fieldSelector"),
         label_selector: selector("labelSelector"),
     }
+}
+
+/// Whether a path through `nodes/NAME/proxy` leads to where the kubelet runs commands in containers.
+fn runs_commands(path: &str) -> bool {
+    let Some((_, rest)) = path.split_once("/proxy/") else { return false };
+    let decoded = rest.replace("%2f", "/").replace("%2F", "/");
+    let first = decoded.split('/').find(|s| !s.is_empty() && *s != ".").unwrap_or_default();
+    // Anything encoded in the first segment may become one of them on the other side.
+    first.contains('%')
+        || decoded.split('/').any(|s| s == "..")
+        || ["exec", "attach", "portforward", "run", "cri"].contains(&first.to_ascii_lowercase().as_str())
 }
 
 /// The refusal of an authoriser as upstream words it.
@@ -254,4 +266,26 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("of unknown content")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs_commands;
+
+    #[test]
+    fn commands_through_a_node_proxy_are_told() {
+        for (path, runs) in [
+            ("/api/v1/nodes/n/proxy/exec/ns/pod/c", true),
+            ("/api/v1/nodes/n/proxy//exec/ns/pod/c", true),
+            ("/api/v1/nodes/n/proxy/./portForward/ns/pod", true),
+            ("/api/v1/nodes/n/proxy/pods/../exec/ns/pod/c", true),
+            ("/api/v1/nodes/n/proxy/%65xec/ns/pod/c", true),
+            ("/api/v1/nodes/n/proxy/run/ns/pod/c", true),
+            ("/api/v1/nodes/n/proxy/metrics", false),
+            ("/api/v1/nodes/n/proxy/stats/summary", false),
+            ("/api/v1/nodes/n", false),
+        ] {
+            assert_eq!(runs_commands(path), runs, "{path}");
+        }
+    }
 }

@@ -187,7 +187,9 @@ pub(crate) async fn start(
     label_control_plane(plane.admin_client(), &config.node_name, &mut plane.parts, shutdown);
     run_routes(plane.client("system:kube-proxy"), &config.node_name, &mut plane.parts, shutdown);
     run_proxy(config, plane.informers.clone(), &mut plane.parts, shutdown);
-    run_dns(config, network, plane.informers.clone(), &mut plane.parts, shutdown);
+    // DNS writes its own Service, by rights of its own.
+    let dns = Informers::new(plane.client("system:kube-dns"), shutdown.clone());
+    run_dns(config, network, dns, &mut plane.parts, shutdown);
     Ok(())
 }
 
@@ -250,6 +252,8 @@ fn run_dns(
             service_ip: Some(config.dns_service_ip()),
             cluster_cidrs: vec![config.cluster_cidr, config.service_cidr],
             resolv_conf: resolv_conf(),
+            // The metrics are those of the whole process, which pods have no business with.
+            metrics_port: None,
             ..isopod_dns::Config::new(&config.node_name, gateways)
         };
         isopod_dns::run_shared(dns, &informers, stop).await.context("cluster DNS")

@@ -145,7 +145,7 @@ impl Config {
             Some(name) => name,
             None => hostname()?,
         };
-        let etcd = (!args.etcd_servers.is_empty()).then(|| OutsideEtcd {
+        let etcd = (!args.etcd_servers.is_empty()).then_some(OutsideEtcd {
             servers: args.etcd_servers,
             ca: args.etcd_cafile,
             cert: args.etcd_certfile,

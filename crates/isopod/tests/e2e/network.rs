@@ -47,7 +47,7 @@ fn services_of_every_kind() -> Result<()> {
         run_ok(outside.command("curl").args(["-sf", "--max-time", "3", &url]))
     })?;
     // A pod reaches itself through its Service.
-    let script = format!("for i in 1 2 3 4 5 6 7 8 9; do wget -qO- -T 3 http://{ip}/ || exit 1; done");
+    let script = format!("for i in 1 2 3 4 5 6 7 8 9; do get {ip} 80 / || exit 1; done");
     cluster.kubectl(&["exec", "deploy/echo", "--", "sh", "-c", &script])?;
     // Nothing behind it: refused at once, not after a timeout.
     let empty = service_ip(&cluster, "empty")?;
