@@ -7,7 +7,7 @@ use crate::{agent, lifecycle, process};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -15,16 +15,28 @@ use tracing::{info, warn};
 /// Time that the parts have to stop after they were asked to.
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);
 
+/// Time to wait for another server's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Keeps a second server off the same data.
 fn lock(config: &Config) -> Result<Flock<File>> {
     let path = config.data_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            bail!("data directory {} is in use by another server", config.data_dir.display())
+    // A server that was just killed holds its lock until the kernel has taken it apart.
+    let until = Instant::now() + LOCK_PATIENCE;
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < until => {
+                file = back;
+                process::pause(Duration::from_millis(20));
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                bail!("data directory {} is in use by another server", config.data_dir.display())
+            }
+            Err((_, error)) => return Err(error).with_context(|| format!("lock {}", path.display())),
         }
-        Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
     }
 }
 

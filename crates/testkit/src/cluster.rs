@@ -165,7 +165,7 @@ impl Cluster {
     pub fn isopod(&self, subcommand: &[&str], arguments: &[&str]) -> Result<String> {
         let mut command = self.host.command(&self.binary.to_string_lossy());
         command.arg(subcommand[0]).args(self.place()).args(&subcommand[1..]).args(arguments);
-        command.env("HOME", self.directory.path());
+        command.env("HOME", self.directory.path()).env_remove("KUBECONFIG");
         run_ok(&mut command)
     }
     /// Imports an image archive.

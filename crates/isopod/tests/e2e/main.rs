@@ -7,6 +7,7 @@ mod bad_input;
 mod control_plane;
 mod durability;
 mod images;
+mod lifecycle;
 mod network;
 mod nodes;
 mod parts;
