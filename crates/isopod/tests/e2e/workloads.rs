@@ -30,7 +30,7 @@ fn a_shop_from_apply_to_delete() -> Result<()> {
     describe_and_tables(&cluster)?;
     exec_logs_cp_port_forward(&cluster)?;
     quota_refuses(&cluster)?;
-    contains(&cluster.apply(&manifest())?, "deployment.apps/web unchanged")?;
+    contains(&cluster.apply(&manifest())?, "service/web unchanged")?;
     k(&["delete", "namespace", "shop", "--timeout=90s"])?;
     ensure!(!cluster.kubectl_try(&["get", "namespace", "shop"])?.ok, "the namespace is gone");
     Ok(())

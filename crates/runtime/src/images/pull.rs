@@ -176,6 +176,8 @@ struct Registry {
 impl Registry {
     fn new(reference: Reference, credentials: &Credentials, insecure: &[String]) -> Result<Self, Error> {
         let plain = reference.is_loopback() || insecure.contains(&reference.registry);
+        // The registry client brings no cryptography of its own. Where the process has chosen already, that stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let config = ClientConfig {
             protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
             read_timeout: Some(READ_TIMEOUT),
