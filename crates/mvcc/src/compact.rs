@@ -38,11 +38,24 @@ impl State {
             let record = self.log.pop_front().expect("something needs to be freed");
             self.forget(&record);
         }
+        if self.scrub_holds == 0 && !self.needs_scrub() {
+            self.forget_before_the_boundary();
+        }
         // After a burst the queue would keep the memory of its longest moment.
         if self.log.capacity() > 1024 && self.log.capacity() > 4 * self.log.len() {
             self.log.shrink_to(2 * self.log.len());
         }
         self.needs_scrub()
+    }
+
+    /// Drops what the changes of the compacted revision itself superseded. Those changes stay in the queue, and the
+    /// changes they superseded may have left it at an earlier compaction, when they were still visible.
+    fn forget_before_the_boundary(&mut self) {
+        let boundary: Vec<Arc<Record>> =
+            self.log.iter().take_while(|r| r.kv.mod_revision == self.compacted).cloned().collect();
+        for record in boundary {
+            self.forget(&record);
+        }
     }
 
     fn is_compacted(&self, record: &Arc<Record>) -> bool {
