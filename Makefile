@@ -4,7 +4,7 @@ TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 BIN := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/isopod
 export PATH := $(CURDIR)/target/tools/usr/bin:$(PATH)
 
-.PHONY: all build up down test bench lint deps check clean
+.PHONY: all build up down purge test bench lint deps clean
 
 all: build
 

@@ -181,7 +181,7 @@ pub(crate) struct ImageArgs {
 pub(crate) enum ImageCommand {
     /// Import a docker or OCI archive.
     Import {
-        /// The archive, or an OCI layout directory
+        /// The archive: of docker save or of an OCI layout, plain or gzipped
         file: PathBuf,
         /// Name to give it, where the archive has none
         #[arg(long)]
