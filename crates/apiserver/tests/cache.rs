@@ -6,6 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use http_body_util::BodyExt as _;
+use isopod_kv::Store as _;
 use serde_json::{Value, json};
 use support::memory_store::MemoryStore;
 use support::{Caller, server, server_on};
@@ -92,5 +93,61 @@ async fn optimistic_concurrency() {
         worker.await.unwrap();
     }
     assert_eq!(caller.get(&uri).await.body["data"]["count"], "100");
+    server.stop();
+}
+
+/// What a watch from a revision gets within its time, as pairs of type and name; the code of an error.
+async fn watched(caller: &Caller, query: &str) -> Vec<(String, String)> {
+    let uri = format!("{MAPS}?watch=true&timeoutSeconds=1&{query}");
+    let request = http::Request::get(&uri).body(kube::client::Body::empty()).unwrap();
+    let bytes = caller.0.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let lines = bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty());
+    lines
+        .map(|line| {
+            let event: Value = serde_json::from_slice(line).unwrap();
+            let object = &event["object"];
+            let what = object["metadata"]["name"].as_str().map_or(object["code"].to_string(), str::to_owned);
+            (event["type"].as_str().unwrap().to_owned(), what)
+        })
+        .collect()
+}
+
+/// A client that watched before a restart goes on where it was, as long as the store has the history.
+#[tokio::test]
+async fn watches_resume_after_a_restart() {
+    let store = MemoryStore::new();
+    let server = server_on(Arc::clone(&store), |_| {}).await;
+    let caller = Caller::new(&server);
+    let labelled = |name: &str, value: &str| json!({"metadata": {"name": name, "labels": {"app": value}}});
+    let first = caller.post(MAPS, &labelled("a", "x")).await.body;
+    let revision = first["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    caller.post(MAPS, &labelled("b", "x")).await;
+    caller.put(&format!("{MAPS}/a"), &labelled("a", "y")).await;
+    caller.post(MAPS, &labelled("c", "y")).await;
+    caller.delete(&format!("{MAPS}/b"), &json!({})).await;
+    server.stop();
+
+    let server = server_on(Arc::clone(&store), |_| {}).await;
+    let caller = Caller::new(&server);
+    let pairs = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+        list.iter().map(|(kind, name)| ((*kind).to_owned(), (*name).to_owned())).collect()
+    };
+    let all = pairs(&[("ADDED", "b"), ("MODIFIED", "a"), ("ADDED", "c"), ("DELETED", "b")]);
+    let from = format!("resourceVersion={revision}");
+    assert_eq!(watched(&caller, &from).await, all);
+    caller.post(MAPS, &labelled("d", "x")).await;
+    let later = [all, pairs(&[("ADDED", "d")])].concat();
+    assert_eq!(watched(&caller, &from).await, later, "with an event from after the restart");
+    // What left the selection before the restart is told as gone from it.
+    assert_eq!(
+        watched(&caller, &format!("{from}&labelSelector=app%3Dx")).await,
+        pairs(&[("ADDED", "b"), ("DELETED", "a"), ("DELETED", "b"), ("ADDED", "d")])
+    );
+    server.stop();
+
+    store.compact(revision.parse::<i64>().unwrap() + 3).await.unwrap();
+    let server = server_on(Arc::clone(&store), |_| {}).await;
+    let caller = Caller::new(&server);
+    assert_eq!(watched(&caller, &from).await, pairs(&[("ERROR", "410")]));
     server.stop();
 }

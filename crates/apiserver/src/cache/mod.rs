@@ -7,6 +7,7 @@
 pub mod entry;
 pub mod feed;
 pub mod filter;
+mod history;
 pub mod ordered;
 pub mod resource;
 

@@ -105,6 +105,8 @@ struct State {
     ring_bytes: usize,
     /// Every event after this revision is in the ring.
     ring_start: i64,
+    /// Watches from this revision or an older one have been refused for good.
+    forgotten: i64,
     watchers: HashMap<Scope, Vec<Watcher>>,
     pages: VecDeque<Snapshot>,
 }
@@ -218,15 +220,60 @@ impl Cache {
         {
             return Some(prepared.entry(&raw.key, raw.revision));
         }
-        let store_key = format!("{}{}", self.spec.prefix, raw.key);
-        let object = match (self.spec.decode)(&store_key, value) {
-            Ok(object) => object,
+        self.decode(&raw.key, value, raw.revision)
+    }
+
+    fn decode(&self, key: &str, value: &[u8], revision: i64) -> Option<Entry> {
+        let store_key = format!("{}{key}", self.spec.prefix);
+        match (self.spec.decode)(&store_key, value) {
+            Ok(object) => Some(Prepared::new(&object, self.spec.strategy).entry(key, revision)),
             Err(error) => {
-                tracing::error!(prefix = self.spec.prefix, key = raw.key, %error, "stored object cannot be read");
-                return None;
+                tracing::error!(prefix = self.spec.prefix, key, %error, "stored object cannot be read");
+                None
             }
-        };
-        Some(Prepared::new(&object, self.spec.strategy).entry(&raw.key, raw.revision))
+        }
+    }
+
+    /// The entry of a state that the object no longer has: nothing announced can be meant by it.
+    pub(super) fn decode_past(&self, kv: &KeyValue) -> Option<Entry> {
+        self.decode(self.suffix(&kv.key)?, &kv.value, kv.mod_revision)
+    }
+
+    /// Keeps out everybody else who reads the store for this cache.
+    pub(super) async fn filling(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.filling.lock().await
+    }
+
+    /// Revision after which all events are at hand; `None` while the cache is not filled.
+    pub(super) fn ring_start(&self) -> Option<i64> {
+        let state = self.state.lock();
+        matches!(state.phase, Phase::Ready).then_some(state.ring_start)
+    }
+
+    /// Whether the events after a revision are known to be gone.
+    pub(super) fn is_forgotten(&self, after: i64) -> bool {
+        after <= self.state.lock().forgotten
+    }
+
+    /// Notes that the events after a revision are gone.
+    pub(super) fn note_forgotten(&self, after: i64) {
+        let mut state = self.state.lock();
+        state.forgotten = state.forgotten.max(after);
+    }
+
+    /// Puts the events of `(after, until]` before those of the ring; false if the ring does not begin at `until`
+    /// any more.
+    pub(super) fn prepend(&self, after: i64, until: i64, events: Vec<Arc<Event>>) -> bool {
+        let mut state = self.state.lock();
+        if state.ring_start != until || !matches!(state.phase, Phase::Ready) {
+            return false;
+        }
+        for event in events.into_iter().rev() {
+            state.ring_bytes += event.weight();
+            state.ring.push_front(event);
+        }
+        state.ring_start = after;
+        true
     }
 
     /// Takes one change from the store.

@@ -69,7 +69,11 @@ impl ApiServer {
                 Some(revision) if revision > 0 => revision,
                 _ => self.snapshot(resource, None).await?.revision,
             };
-            (cache.watch(filter.clone(), after), after)
+            let mut watch = cache.watch(filter.clone(), after);
+            if watch.is_err() && cache.recall(&*registry.store, after).await {
+                watch = cache.watch(filter.clone(), after);
+            }
+            (watch, after)
         };
         let watch = match watch {
             Ok(watch) => watch,

@@ -21,7 +21,7 @@ struct State {
 
 /// The store.
 pub struct MemoryStore {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     events: broadcast::Sender<WatchResponse>,
     breaks: broadcast::Sender<()>,
 }
@@ -30,7 +30,7 @@ impl MemoryStore {
     pub fn new() -> Arc<MemoryStore> {
         let state = State { revision: 1, ..State::default() };
         Arc::new(MemoryStore {
-            state: Mutex::new(state),
+            state: Arc::new(Mutex::new(state)),
             events: broadcast::channel(65_536).0,
             breaks: broadcast::channel(1).0,
         })
@@ -95,8 +95,8 @@ impl State {
             version: old.map_or(1, |o| o.version + 1),
             lease: request.lease,
         };
-        self.keys.insert(kv.key.clone(), kv.clone());
-        Event { r#type: event::EventType::Put as i32, kv: Some(kv), prev_kv: None }
+        let prev_kv = self.keys.insert(kv.key.clone(), kv.clone());
+        Event { r#type: event::EventType::Put as i32, kv: Some(kv), prev_kv }
     }
 
     fn delete(&mut self, request: &DeleteRangeRequest, revision: i64) -> Vec<Event> {
@@ -108,9 +108,9 @@ impl State {
             .collect();
         gone.into_iter()
             .map(|key| {
-                self.keys.remove(&key);
+                let prev_kv = self.keys.remove(&key);
                 let kv = KeyValue { key, mod_revision: revision, ..KeyValue::default() };
-                Event { r#type: event::EventType::Delete as i32, kv: Some(kv), prev_kv: None }
+                Event { r#type: event::EventType::Delete as i32, kv: Some(kv), prev_kv }
             })
             .collect()
     }
@@ -121,9 +121,18 @@ impl State {
     }
 }
 
-struct NoControl;
-impl WatchControl for NoControl {
-    fn request_progress(&self) {}
+/// Tells all watches how far they are: more than was asked for, which a watch must bear.
+struct Control {
+    state: Arc<Mutex<State>>,
+    events: broadcast::Sender<WatchResponse>,
+}
+
+impl WatchControl for Control {
+    fn request_progress(&self) {
+        let state = self.state.lock();
+        let _ =
+            self.events.send(WatchResponse { header: header(state.revision), ..WatchResponse::default() });
+    }
 }
 
 #[async_trait]
@@ -176,6 +185,20 @@ impl Store for MemoryStore {
     async fn watch(&self, request: WatchCreateRequest) -> Result<WatchStream, Error> {
         let state = self.state.lock();
         let from = if request.start_revision == 0 { state.revision + 1 } else { request.start_revision };
+        if from <= state.compacted {
+            let gone = WatchResponse {
+                canceled: true,
+                compact_revision: state.compacted,
+                ..WatchResponse::default()
+            };
+            let control = Control { state: Arc::clone(&self.state), events: self.events.clone() };
+            return Ok(WatchStream::new(
+                state.revision,
+                futures::stream::iter([Ok(gone)]),
+                Box::new(control),
+            ));
+        }
+        let control = Control { state: Arc::clone(&self.state), events: self.events.clone() };
         let (key, end) = (request.key, request.range_end);
         let live = BroadcastStream::new(self.events.subscribe());
         let past: Vec<_> = state
@@ -199,7 +222,7 @@ impl Store for MemoryStore {
         let mut breaks = self.breaks.subscribe();
         let stream = stream.take_until(Box::pin(async move { drop(breaks.recv().await) }));
         let stream = stream.chain(futures::stream::iter([Err(Error::WatchCanceled)]));
-        Ok(WatchStream::new(state.revision, stream, Box::new(NoControl)))
+        Ok(WatchStream::new(state.revision, stream, Box::new(control)))
     }
     async fn lease_grant(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Error> {
         Ok(LeaseGrantResponse { id: 1, ttl: request.ttl, ..LeaseGrantResponse::default() })
