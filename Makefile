@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 BIN := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/isopod
-export PATH := $(CURDIR)/target/tools/usr/bin:$(PATH)
+export PATH := $(CURDIR)/target/tools/kubectl/usr/bin:$(PATH)
 
 .PHONY: all build up down purge test bench lint deps clean
 

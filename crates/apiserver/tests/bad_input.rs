@@ -135,3 +135,18 @@ async fn a_panic_stays_in_its_request() {
     assert_eq!(caller.get("/readyz").await.bytes, b"ok");
     server.stop();
 }
+
+#[test]
+fn again_on_embedded() {
+    support::swaps::again_on_embedded();
+}
+
+#[test]
+fn again_on_etcd_3_4() {
+    support::swaps::again_on_etcd_3_4();
+}
+
+#[test]
+fn again_on_etcd_3_5() {
+    support::swaps::again_on_etcd_3_5();
+}

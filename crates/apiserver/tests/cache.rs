@@ -151,3 +151,18 @@ async fn watches_resume_after_a_restart() {
     assert_eq!(watched(&caller, &from).await, pairs(&[("ERROR", "410")]));
     server.stop();
 }
+
+#[test]
+fn again_on_embedded() {
+    support::swaps::again_on_embedded();
+}
+
+#[test]
+fn again_on_etcd_3_4() {
+    support::swaps::again_on_etcd_3_4();
+}
+
+#[test]
+fn again_on_etcd_3_5() {
+    support::swaps::again_on_etcd_3_5();
+}

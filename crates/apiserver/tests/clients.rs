@@ -116,3 +116,18 @@ async fn events_count_up() {
     .await;
     server.stop();
 }
+
+#[test]
+fn again_on_embedded() {
+    support::swaps::again_on_embedded();
+}
+
+#[test]
+fn again_on_etcd_3_4() {
+    support::swaps::again_on_etcd_3_4();
+}
+
+#[test]
+fn again_on_etcd_3_5() {
+    support::swaps::again_on_etcd_3_5();
+}

@@ -243,3 +243,18 @@ async fn a_kubelet_sees_its_pods_alone() {
     assert_eq!(stranger.post(uri, &token).await.code, 403);
     server.stop();
 }
+
+#[test]
+fn again_on_embedded() {
+    support::swaps::again_on_embedded();
+}
+
+#[test]
+fn again_on_etcd_3_4() {
+    support::swaps::again_on_etcd_3_4();
+}
+
+#[test]
+fn again_on_etcd_3_5() {
+    support::swaps::again_on_etcd_3_5();
+}

@@ -205,3 +205,18 @@ async fn old_pages_come_from_the_store() {
     assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     server.stop();
 }
+
+#[test]
+fn again_on_embedded() {
+    support::swaps::again_on_embedded();
+}
+
+#[test]
+fn again_on_etcd_3_4() {
+    support::swaps::again_on_etcd_3_4();
+}
+
+#[test]
+fn again_on_etcd_3_5() {
+    support::swaps::again_on_etcd_3_5();
+}

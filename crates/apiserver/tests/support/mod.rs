@@ -1,8 +1,10 @@
-//! What the integration tests share: a server on a store in memory, and a client that sees raw answers.
+//! What the integration tests share: a server on a store (in memory unless [`swaps`] says otherwise), and a client
+//! that sees raw answers.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 pub mod memory_store;
+pub mod swaps;
 
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use isopod_apiserver::layers::{
     Attributes, AuthenticationError, Authenticator, Authorizer, Decision, Layers, PeerCertificates,
 };
 use isopod_apiserver::{ApiServer, Config};
+use isopod_kv::Store;
 
 /// Allows everything.
 pub struct AllowAll;
@@ -53,7 +56,9 @@ pub async fn server() -> Arc<ApiServer> {
 
 /// The same with other layers.
 pub async fn server_with(change: impl FnOnce(&mut Layers)) -> Arc<ApiServer> {
-    server_on(memory_store::MemoryStore::new(), change).await
+    let mut config = config();
+    let store = swaps::fresh_store(&mut config).await;
+    server_of(config, store, change).await
 }
 
 /// The same on a store at hand.
@@ -72,7 +77,7 @@ pub fn config() -> Config {
 /// The same with a configuration.
 pub async fn server_of(
     config: Config,
-    store: Arc<memory_store::MemoryStore>,
+    store: Arc<dyn Store>,
     change: impl FnOnce(&mut Layers),
 ) -> Arc<ApiServer> {
     let server = ApiServer::with_layers(config, store, |mut layers| {
@@ -103,7 +108,8 @@ pub async fn guarded_server() -> Arc<ApiServer> {
     let tokens = ServiceAccountTokens::new("https://kubernetes.default.svc", &[], key, &[]).unwrap();
     let mut config = Config::new("127.0.0.1".parse().unwrap(), 6443, "10.43.0.0/16".parse().unwrap());
     config.authentication.service_accounts = Some(Arc::new(tokens));
-    let server = ApiServer::new(config, memory_store::MemoryStore::new()).await.unwrap();
+    let store = swaps::fresh_store(&mut config).await;
+    let server = ApiServer::new(config, store).await.unwrap();
     server.start().await.unwrap();
     server
 }
