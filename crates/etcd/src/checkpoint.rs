@@ -169,6 +169,7 @@ pub(crate) fn write(
     identity: (u64, u64),
     stop: &AtomicBool,
 ) -> io::Result<Option<Written>> {
+    let _timer = crate::metrics::BACKEND_COMMIT.start_timer();
     let mut producer = Producer::new(state, identity);
     let result = write_file(storage, &mut producer, stop);
     if !matches!(result, Ok(Some(_))) {

@@ -34,6 +34,10 @@ pub struct Config {
     pub checkpoint_log_bytes: u64,
     /// How long a watch that asks for progress stays without a message.
     pub progress_interval: Duration,
+    /// Cost of password hashes: each step doubles the time. From 4 to 31.
+    pub bcrypt_cost: u32,
+    /// How long a token lives after its last use.
+    pub auth_token_ttl: Duration,
 }
 
 /// When history is dropped unasked.
@@ -66,6 +70,8 @@ impl Config {
             segment_bytes: 64 << 20,
             checkpoint_log_bytes: 64 << 20,
             progress_interval: Duration::from_secs(600),
+            bcrypt_cost: 10,
+            auth_token_ttl: isopod_mvcc::TOKEN_TTL,
         }
     }
 
@@ -88,6 +94,9 @@ impl Config {
         }
         if self.segment_bytes < 4096 || self.segment_bytes > 1 << 30 {
             return bad("a log file must be between 4 KiB and 1 GiB");
+        }
+        if !(4..=31).contains(&self.bcrypt_cost) {
+            return bad("the cost of password hashes must be between 4 and 31");
         }
         if self.max_txn_ops == 0 {
             return bad("a transaction needs an operation");

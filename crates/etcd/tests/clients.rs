@@ -1,68 +1,12 @@
 //! Real clients: etcdctl as Debian ships it, TLS with client certificates, plain HTTP.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::SocketAddr;
-use std::process::Command;
-use std::sync::Arc;
+mod served;
 
 use futures::StreamExt;
-use isopod_etcd::{Config, Engine, Listeners, open, serve};
 use isopod_kv::{Code, PutRequest, RangeRequest, WatchCreateRequest, grpc};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-struct Served {
-    engine: Arc<Engine>,
-    client: SocketAddr,
-    metrics: SocketAddr,
-    shutdown: CancellationToken,
-    server: JoinHandle<std::io::Result<()>>,
-    dir: tempfile::TempDir,
-}
-
-impl Served {
-    async fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Served {
-        let dir = tempfile::tempdir().unwrap();
-        let [client, metrics] = [
-            TcpListener::bind("127.0.0.1:0").await.unwrap(),
-            TcpListener::bind("127.0.0.1:0").await.unwrap(),
-        ];
-        let (client_address, metrics_address) = (client.local_addr().unwrap(), metrics.local_addr().unwrap());
-        let mut config = Config::new(dir.path().join("data"));
-        config.client_urls = vec![format!("http://{client_address}")];
-        let engine = open(config).unwrap();
-        let shutdown = CancellationToken::new();
-        let listeners = Listeners { client: vec![client], metrics: vec![metrics] };
-        let server = tokio::spawn(serve(engine.clone(), listeners, tls, shutdown.clone()));
-        Served { engine, client: client_address, metrics: metrics_address, shutdown, server, dir }
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.server.await.unwrap().unwrap();
-        self.engine.stop().await;
-    }
-
-    /// Runs etcdctl; what it printed, both streams.
-    async fn etcdctl(&self, args: &[&str], input: &'static str) -> String {
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(self.client.to_string()).args(args);
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-        command.stderr(std::process::Stdio::piped());
-        let output = tokio::task::spawn_blocking(move || {
-            let mut child = command.spawn().expect("Debian's etcd-client is installed");
-            std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-            child.wait_with_output().unwrap()
-        });
-        let output = output.await.unwrap();
-        // etcdctl logs what it retries as JSON; that is not an answer.
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        let errors: Vec<&str> = stderr.lines().filter(|line| !line.starts_with('{')).collect();
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), errors.join("\n"))
-    }
-}
+use served::{Certificates, Served, http_get};
+use tokio::io::AsyncReadExt;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn etcdctl_works() {
@@ -118,14 +62,32 @@ async fn etcdctl_watches() {
     served.stop().await;
 }
 
-async fn http_get(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
-}
+/// What dashboards and alerts for etcd ask for.
+const DASHBOARD: &[&str] = &[
+    "etcd_server_has_leader 1",
+    "etcd_server_is_leader 1",
+    "etcd_server_leader_changes_seen_total",
+    "etcd_server_proposals_committed_total",
+    "etcd_server_proposals_applied_total",
+    "etcd_server_proposals_pending",
+    "etcd_server_proposals_failed_total",
+    "etcd_server_health_success",
+    "etcd_server_version{server_version=\"",
+    "etcd_disk_wal_fsync_duration_seconds_bucket",
+    "etcd_disk_backend_commit_duration_seconds_bucket",
+    "etcd_mvcc_db_total_size_in_bytes",
+    "etcd_mvcc_db_total_size_in_use_in_bytes",
+    "etcd_debugging_mvcc_keys_total",
+    "etcd_debugging_mvcc_watcher_total",
+    "etcd_network_client_grpc_received_bytes_total",
+    "etcd_network_client_grpc_sent_bytes_total",
+    "grpc_server_started_total{grpc_method=\"Range\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}",
+    "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Range\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}",
+    "process_resident_memory_bytes",
+    "process_cpu_seconds_total",
+    "process_open_fds",
+    "process_start_time_seconds",
+];
 
 #[tokio::test]
 async fn health_version_and_metrics_are_served_over_http() {
@@ -138,59 +100,42 @@ async fn health_version_and_metrics_are_served_over_http() {
         assert!(http_get(address, "/metrics").await.contains("etcd_disk_wal_fsync_duration_seconds_count"));
         assert!(http_get(address, "/nothing").await.starts_with("HTTP/1.1 404"));
     }
+    served.etcdctl(&["get", "a"], "").await;
+    let metrics = http_get(served.metrics, "/metrics").await;
+    for name in DASHBOARD {
+        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} is missing:\n{metrics}");
+    }
     let alarm = isopod_kv::AlarmRequest { action: 1, member_id: 0, alarm: 1 };
     served.engine.alarm(alarm).await.unwrap();
-    assert!(http_get(served.metrics, "/health").await.contains("alarm:NOSPACE"));
+    assert!(
+        http_get(served.metrics, "/health").await.ends_with(r#"{"health":"false","reason":"ALARM NOSPACE"}"#)
+    );
+    assert!(http_get(served.metrics, "/health?exclude=NOSPACE").await.contains(r#""health":"true""#));
+    assert!(http_get(served.metrics, "/health?serializable=true").await.starts_with("HTTP/1.1 503"));
+    let verbose = http_get(served.metrics, "/readyz?verbose&exclude=disk_space").await;
+    let checks = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\n\
+                  [+]log_writable ok\nok\n";
+    assert!(verbose.ends_with(checks), "{verbose}");
+    assert!(http_get(served.metrics, "/readyz/linearizable_read").await.ends_with("ok\n"));
+    let corrupt = isopod_kv::AlarmRequest { action: 1, member_id: 0, alarm: 2 };
+    served.engine.alarm(corrupt).await.unwrap();
+    let failed = http_get(served.metrics, "/readyz").await;
+    assert!(failed.contains("[-]data_corruption failed: alarm activated: CORRUPT\n"), "{failed}");
+    assert!(failed.starts_with("HTTP/1.1 503"));
+    assert!(http_get(served.metrics, "/livez").await.ends_with("ok\n"));
     served.stop().await;
-}
-
-/// An authority, a server's certificate for 127.0.0.1 and a client's.
-struct Certificates {
-    ca_pem: String,
-    server: (String, String),
-    client: (String, String),
-}
-
-fn certificates() -> Certificates {
-    let key = || rcgen::KeyPair::generate().unwrap();
-    let ca_key = key();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&ca_key).unwrap();
-    let issuer = rcgen::Issuer::new(params, ca_key);
-    let sign = |name: &str| {
-        let key = key();
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
-    };
-    Certificates { ca_pem: ca.pem(), server: sign("127.0.0.1"), client: sign("client") }
 }
 
 #[tokio::test]
 async fn tls_asks_for_a_client_certificate() {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let certificates = certificates();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(certificates.ca_pem.as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier =
-        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier.build().unwrap())
-        .with_single_cert(
-            vec![CertificateDer::from_pem_slice(certificates.server.0.as_bytes()).unwrap()],
-            PrivateKeyDer::from_pem_slice(certificates.server.1.as_bytes()).unwrap(),
-        )
-        .unwrap();
-    let served = Served::start(Some(Arc::new(config))).await;
+    let certificates = Certificates::new();
+    let served = Served::start(Some(certificates.server_config())).await;
     let endpoint = [format!("https://{}", served.client)];
-    let mut tls = grpc::TlsConfig { ca_pem: certificates.ca_pem.into_bytes(), ..Default::default() };
+    let mut tls = grpc::TlsConfig { ca_pem: certificates.ca_pem.clone().into_bytes(), ..Default::default() };
     let stranger = grpc::connect(&endpoint, Some(tls.clone())).unwrap();
     assert_eq!(stranger.range(RangeRequest::key("a")).await.unwrap_err().code(), Code::Unavailable);
-    tls.identity = Some((certificates.client.0.into_bytes(), certificates.client.1.into_bytes()));
+    let (certificate, key) = certificates.client("client");
+    tls.identity = Some((certificate.into_bytes(), key.into_bytes()));
     let store = grpc::connect(&endpoint, Some(tls)).unwrap();
     let mut watch = store.watch(WatchCreateRequest::key("a", 0)).await.unwrap();
     store.put(PutRequest::new("a", "1")).await.unwrap();

@@ -11,8 +11,11 @@
 //!   queue of undelivered events anywhere, so a slow watcher costs nothing and loses nothing.
 //! - Leases are plain entries of the state; when one expires is decided by [`Lessor`], from times given to it, and
 //!   takes effect only as a command.
+//! - Users and roles are part of the state; a command says on whose behalf it was given, and is checked when it is
+//!   applied.
 #![warn(missing_docs)]
 
+mod auth;
 mod command;
 mod compact;
 mod compare;
@@ -27,6 +30,7 @@ mod txn;
 mod validate;
 mod watch;
 
+pub use auth::{Auth, Authenticate, Caller, ROOT, Session, StoredAuth, StoredUser, TOKEN_TTL, Tokens};
 pub use command::{Command, Op};
 pub use hash::HashCursor;
 pub use history::Record;
@@ -35,5 +39,7 @@ pub use lessor::Lessor;
 pub use range::RangeCursor;
 pub use snapshot::{Header, Restore, SnapshotCursor, StoredLease, StoredRecord};
 pub use state::{Applied, Reply, State};
-pub use validate::{MAX_TXN_OPS, validate_delete_range, validate_put, validate_range, validate_txn};
+pub use validate::{
+    MAX_TXN_OPS, txn_writes, validate_delete_range, validate_put, validate_range, validate_txn,
+};
 pub use watch::{EventBatch, Filters, KeyRange, WatchIndex};

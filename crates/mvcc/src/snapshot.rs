@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use isopod_kv::{AlarmMember, KeyValue};
 
+use crate::auth::{Auth, StoredAuth};
 use crate::history::{History, Record};
 use crate::lease::Lease;
 use crate::state::State;
@@ -35,6 +36,9 @@ pub struct Header {
     /// Active alarms.
     #[prost(message, repeated, tag = "6")]
     pub alarms: Vec<AlarmMember>,
+    /// Users and roles; none in snapshots made before there were any.
+    #[prost(message, optional, tag = "10")]
+    pub auth: Option<StoredAuth>,
 }
 
 /// A lease in a snapshot.
@@ -141,6 +145,7 @@ impl State {
             compacted: self.compacted,
             leases: self.leases.by_id.iter().map(lease).collect(),
             alarms: self.alarms(),
+            auth: Some(self.auth.to_stored()),
         };
         SnapshotCursor { header, after: None }
     }
@@ -216,6 +221,7 @@ impl Restore {
             size: self.size,
             index: header.index,
             term: header.term,
+            auth: header.auth.map(Auth::from_stored).unwrap_or_default(),
             alarms: header.alarms.iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect(),
             ..State::default()
         };

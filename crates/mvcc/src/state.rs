@@ -10,6 +10,7 @@ use isopod_kv::{
     TxnRequest, TxnResponse, alarm_request, request_op,
 };
 
+use crate::auth::{Auth, Session};
 use crate::command::{Command, Op};
 use crate::history::{History, Record};
 use crate::lease::Leases;
@@ -29,6 +30,7 @@ pub struct State {
     pub(crate) compacted: i64,
     pub(crate) leases: Leases,
     pub(crate) alarms: BTreeSet<(u64, i32)>,
+    pub(crate) auth: Auth,
     pub(crate) live_keys: usize,
     pub(crate) size: usize,
     /// Snapshots under way.
@@ -46,6 +48,7 @@ impl Default for State {
             compacted: NEVER_COMPACTED,
             leases: Leases::default(),
             alarms: BTreeSet::new(),
+            auth: Auth::default(),
             live_keys: 0,
             size: 0,
             scrub_holds: 0,
@@ -68,6 +71,9 @@ pub enum Reply {
     LeaseRevoke(LeaseRevokeResponse),
     LeaseCheckpoint(LeaseCheckpointResponse),
     Alarm(AlarmResponse),
+    /// A change of users and roles; all of these answer with a header only.
+    Auth(Option<ResponseHeader>),
+    Authenticate(Session),
 }
 
 /// The outcome of one command. An error is an outcome too: the same on every member.
@@ -92,7 +98,10 @@ impl State {
         let before = self.revision;
         let reply = match command.op {
             None => Ok(Reply::Empty),
-            Some(op) => self.apply_op(op),
+            Some(op) => {
+                let allowed = command.caller.map_or(Ok(()), |caller| self.check_caller(&caller, &op));
+                allowed.and_then(|()| self.apply_op(op))
+            }
         };
         debug_assert!(
             self.revision == before || self.revision == before + 1,
@@ -117,12 +126,32 @@ impl State {
                 Ok(Reply::LeaseCheckpoint(LeaseCheckpointResponse { header: self.header() }))
             }
             Op::Alarm(request) => Ok(Reply::Alarm(self.alarm(&request))),
+            Op::Authenticate(request) => self.auth.authenticate(self.index, request).map(Reply::Authenticate),
+            op => self.apply_auth(op),
         }
+    }
+
+    fn apply_auth(&mut self, op: Op) -> Result<Reply, Error> {
+        match op {
+            Op::AuthEnable(_) => self.auth.enable()?,
+            Op::AuthDisable(_) => self.auth.disable(),
+            Op::UserAdd(request) => self.auth.user_add(request)?,
+            Op::UserDelete(request) => self.auth.user_delete(&request.name)?,
+            Op::UserChangePassword(request) => self.auth.user_change_password(request)?,
+            Op::UserGrantRole(request) => self.auth.user_grant_role(&request.user, request.role)?,
+            Op::UserRevokeRole(request) => self.auth.user_revoke_role(&request.name, &request.role)?,
+            Op::RoleAdd(request) => self.auth.role_add(request.name)?,
+            Op::RoleDelete(request) => self.auth.role_delete(&request.role)?,
+            Op::RoleGrantPermission(request) => self.auth.role_grant_permission(request)?,
+            Op::RoleRevokePermission(request) => self.auth.role_revoke_permission(&request)?,
+            _ => unreachable!("every other operation has its own arm before this"),
+        }
+        Ok(Reply::Auth(self.header()))
     }
 
     /// What an active alarm forbids: a full store takes nothing that adds data, a corrupt one takes nothing.
     fn check_alarms(&self, op: &Op) -> Result<(), Error> {
-        if self.alarms.is_empty() || matches!(op, Op::Alarm(_)) {
+        if self.alarms.is_empty() || matches!(op, Op::Alarm(_)) || op.is_auth() {
             return Ok(());
         }
         if self.has_alarm(AlarmType::Corrupt) {

@@ -58,7 +58,7 @@ pub fn validate_txn(request: &TxnRequest, max_ops: usize) -> Result<bool, Error>
     validate_ops(request, max_ops, MAX_TXN_DEPTH)?;
     check_overlap(&request.success)?;
     check_overlap(&request.failure)?;
-    Ok(writes(request))
+    Ok(txn_writes(request))
 }
 
 fn validate_ops(request: &TxnRequest, max_ops: usize, depth: usize) -> Result<(), Error> {
@@ -82,10 +82,11 @@ fn validate_ops(request: &TxnRequest, max_ops: usize, depth: usize) -> Result<()
     Ok(())
 }
 
-fn writes(request: &TxnRequest) -> bool {
+/// Whether a transaction writes in any branch.
+pub fn txn_writes(request: &TxnRequest) -> bool {
     request.success.iter().chain(&request.failure).any(|op| match &op.request {
         Some(Request::RequestPut(_) | Request::RequestDeleteRange(_)) => true,
-        Some(Request::RequestTxn(inner)) => writes(inner),
+        Some(Request::RequestTxn(inner)) => txn_writes(inner),
         _ => false,
     })
 }

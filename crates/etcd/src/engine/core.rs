@@ -115,6 +115,7 @@ impl Core {
                 };
                 let applied = state.apply(index, self.term, command);
                 self.shared.follow_lease(&applied.reply, revoked);
+                self.shared.follow_token(&applied.reply);
                 if let Some(revision) = applied.changed {
                     // Marked while readers are kept out: who sees the revision also sees the mark.
                     self.shared.hub.mark(&state, revision, &mut wake);

@@ -137,6 +137,7 @@ impl Driver {
             Ok(outcomes) => {
                 self.core.shared.set_disk_full(false);
                 crate::metrics::COMMITTED.inc_by(outcomes.len() as u64);
+                crate::metrics::APPLIED.inc_by(outcomes.len() as u64);
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     // Whoever gave up waiting does not hear of it.
                     let _ = reply.send(outcome.reply);

@@ -1,5 +1,7 @@
 //! The engine: a member's store, in this process.
 
+mod auth;
+mod caller;
 mod compactor;
 mod core;
 #[cfg(test)]
@@ -22,6 +24,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 pub(crate) use self::core::Core;
+pub(crate) use caller::{as_caller, current as current_caller};
 pub(crate) use hub::{Signal, Step, Watcher};
 pub(crate) use maintain::VERSION;
 pub(crate) use shared::Shared;

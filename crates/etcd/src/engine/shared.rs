@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use isopod_kv::{Error, ResponseHeader};
-use isopod_mvcc::{Lessor, Reply, State};
+use isopod_mvcc::{Lessor, Reply, Session, State, Tokens};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) scrubbed: Notify,
     pub(crate) stopped: CancellationToken,
     lessor: Mutex<Lessor>,
+    tokens: Mutex<Tokens>,
     started: Instant,
     disk_bytes: AtomicU64,
     /// Set while the disk takes no writes.
@@ -40,6 +41,7 @@ impl Shared {
             state: RwLock::new(state),
             hub: Hub::default(),
             queue: Queue::default(),
+            tokens: Mutex::new(Tokens::new(config.auth_token_ttl)),
             config,
             cluster_id: identity.0,
             member_id: identity.1,
@@ -105,6 +107,18 @@ impl Shared {
             }
             _ => {}
         }
+    }
+
+    /// Follows the issue of a token that has been applied. To be called on every member: each takes it from clients.
+    pub(crate) fn follow_token(&self, reply: &Result<Reply, Error>) {
+        if let Ok(Reply::Authenticate(session)) = reply {
+            self.tokens.lock().insert(session.clone(), self.now());
+        }
+    }
+
+    /// What a token stands for; it lives on.
+    pub(crate) fn renew_token(&self, token: &str) -> Option<Session> {
+        self.tokens.lock().renew(token, self.now()).cloned()
     }
 
     pub(crate) fn with_lessor<T>(&self, action: impl FnOnce(&mut Lessor, Duration) -> T) -> T {

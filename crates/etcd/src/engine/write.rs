@@ -97,7 +97,7 @@ impl Engine {
 
     /// Puts a command through the log. `grows` says that it may add data, which a quota forbids.
     pub(super) async fn propose(&self, op: Op, grows: bool) -> Result<Reply, Error> {
-        let command = Command::from(op);
+        let command = Command { caller: super::caller::current(), ..op.into() };
         let bytes = command.encoded_len();
         if bytes > self.shared.config.max_request_bytes {
             return Err(Error::RequestTooLarge);

@@ -8,11 +8,14 @@ use isopod_kv::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, Error, PutRequest,
     PutResponse, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
 };
+use isopod_mvcc::{Caller, State, txn_writes};
 
 use crate::engine::Engine;
 
 pub(super) async fn range(engine: Arc<Engine>, request: RangeRequest) -> Result<RangeResponse, Error> {
-    engine.range(&request).await
+    let check =
+        |state: &State, caller: &Caller| state.auth().check_read(caller, &request.key, &request.range_end);
+    engine.checked(check, engine.range(&request)).await
 }
 
 pub(super) async fn put(engine: Arc<Engine>, mut request: PutRequest) -> Result<PutResponse, Error> {
@@ -28,8 +31,14 @@ pub(super) async fn delete_range(
 }
 
 pub(super) async fn txn(engine: Arc<Engine>, mut request: TxnRequest) -> Result<TxnResponse, Error> {
-    own_txn(&mut request, TXN_DEPTH);
-    engine.txn(request).await
+    if txn_writes(&request) {
+        own_txn(&mut request, TXN_DEPTH);
+        return engine.txn(request).await;
+    }
+    // Without a write there is no command that would be checked.
+    let checked = request.clone();
+    let check = |state: &State, caller: &Caller| state.check_txn_rights(caller, &checked);
+    engine.checked(check, engine.txn(request)).await
 }
 
 pub(super) async fn compact(

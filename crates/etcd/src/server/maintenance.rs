@@ -5,9 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Response;
 use isopod_kv::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, Error, HashKVRequest, HashKVResponse,
-    HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
-    StatusRequest, StatusResponse,
+    DefragmentRequest, DefragmentResponse, Error, HashKVRequest, HashKVResponse, HashRequest, HashResponse,
+    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,10 +21,6 @@ const PIECE_BYTES: usize = 1 << 20;
 
 pub(super) async fn status(engine: Arc<Engine>, _request: StatusRequest) -> Result<StatusResponse, Error> {
     Ok(engine.status())
-}
-
-pub(super) async fn alarm(engine: Arc<Engine>, request: AlarmRequest) -> Result<AlarmResponse, Error> {
-    engine.alarm(request).await
 }
 
 pub(super) async fn defragment(

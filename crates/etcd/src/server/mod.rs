@@ -4,7 +4,11 @@
 //! etcd answers them on its client port too). Requests are bounded in size, handshakes and heads in time; watches
 //! are held back by the client's own flow control.
 
+mod auth;
 mod cluster;
+mod concurrency;
+mod counted;
+mod health;
 mod http;
 mod kv;
 mod lease;
@@ -27,6 +31,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
+use self::counted::Counted;
 use crate::engine::Engine;
 
 /// Connections at once over all listeners. Clients multiplex over few; beyond this somebody leaks them.
@@ -76,6 +81,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     crate::metrics::HAS_LEADER.set(1);
     crate::metrics::IS_LEADER.set(1);
+    crate::metrics::LEADER_CHANGES.inc();
+    crate::metrics::announce();
     let tls = tls.map(|config| {
         let mut config = (*config).clone();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -134,8 +141,9 @@ impl Server {
             tokio::spawn(async move {
                 let _slot = slot;
                 let _ = stream.set_nodelay(true);
-                if let Some(stream) = handshake(stream, tls).await {
-                    connection(stream, engine, api, shutdown, watcher).await;
+                if let Some((stream, common_name)) = handshake(stream, tls).await {
+                    let context = Context { engine, api, shutdown, common_name };
+                    connection(stream, context, watcher).await;
                 }
             });
         }
@@ -146,10 +154,18 @@ impl Server {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-async fn handshake(stream: TcpStream, tls: Option<tokio_rustls::TlsAcceptor>) -> Option<Box<dyn Stream>> {
-    let Some(tls) = tls else { return Some(Box::new(stream)) };
+/// Takes a connection; with TLS also the name in the client's certificate, if it was asked for one.
+async fn handshake(
+    stream: TcpStream,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+) -> Option<(Box<dyn Stream>, Option<String>)> {
+    let Some(tls) = tls else { return Some((Box::new(Counted(stream)), None)) };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => Some(Box::new(stream)),
+        Ok(Ok(stream)) => {
+            let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let common_name = certificate.and_then(|certificate| auth::common_name(certificate));
+            Some((Box::new(Counted(stream)), common_name))
+        }
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
             None
@@ -158,16 +174,25 @@ async fn handshake(stream: TcpStream, tls: Option<tokio_rustls::TlsAcceptor>) ->
     }
 }
 
-async fn connection(
-    stream: Box<dyn Stream>,
+/// What the requests of a connection share.
+#[derive(Clone)]
+struct Context {
     engine: Arc<Engine>,
+    /// Whether gRPC is answered.
     api: bool,
     shutdown: CancellationToken,
+    /// The client's, from its certificate.
+    common_name: Option<String>,
+}
+
+async fn connection(
+    stream: Box<dyn Stream>,
+    context: Context,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
     let service = hyper::service::service_fn(move |request| {
-        let (engine, shutdown) = (engine.clone(), shutdown.clone());
-        async move { Ok::<_, Infallible>(answer(&engine, request, api, shutdown).await) }
+        let context = context.clone();
+        async move { Ok::<_, Infallible>(answer(context, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -186,15 +211,16 @@ async fn connection(
     }
 }
 
-async fn answer(
-    engine: &Arc<Engine>,
-    request: hyper::Request<Incoming>,
-    api: bool,
-    shutdown: CancellationToken,
-) -> hyper::Response<Body> {
+async fn answer(context: Context, request: hyper::Request<Incoming>) -> hyper::Response<Body> {
     let grpc = request
         .headers()
         .get(hyper::header::CONTENT_TYPE)
         .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"));
-    if api && grpc { rpc::dispatch(engine, request, shutdown).await } else { http::answer(engine, &request) }
+    if context.api && grpc {
+        let credentials = auth::Credentials::new(request.headers(), context.common_name);
+        rpc::dispatch(&context.engine, request, credentials, context.shutdown).await
+    } else {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        http::answer(&context.engine, method, uri).await
+    }
 }

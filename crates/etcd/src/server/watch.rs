@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Status, Streaming};
 
+use super::auth::Credentials;
 use super::kv::own;
 use super::rpc::Call;
 use crate::engine::{Engine, Shared, Signal, Step, Watcher, compacted};
@@ -36,10 +37,12 @@ type Responses = mpsc::Sender<Result<WatchResponse, Status>>;
 
 pub(super) async fn serve(call: Call<'_>) -> Response<Body> {
     let shutdown = call.shutdown.clone();
+    let credentials = call.credentials.clone();
     call.streaming(move |engine: Arc<Engine>, requests: Streaming<WatchRequest>| {
         let (responses, receiver) = mpsc::channel(RESPONSE_QUEUE);
         let session = Session {
             engine: engine.clone(),
+            credentials: credentials.clone(),
             watches: HashMap::new(),
             next_id: 0,
             common: Arc::new(Common { engine, responses, state: Mutex::default() }),
@@ -53,6 +56,7 @@ pub(super) async fn serve(call: Call<'_>) -> Response<Body> {
 /// One stream.
 struct Session {
     engine: Arc<Engine>,
+    credentials: Arc<Credentials>,
     watches: HashMap<i64, JoinHandle<()>>,
     next_id: i64,
     common: Arc<Common>,
@@ -115,6 +119,9 @@ impl Session {
             Ok(id) => id,
             Err(reason) => return self.refuse(reason).await,
         };
+        if let Err(error) = self.check(&create).await {
+            return self.refuse(&error.to_string()).await;
+        }
         own(&mut create.key);
         own(&mut create.range_end);
         let (watcher, revision) = Watcher::new(self.engine.shared(), &create);
@@ -132,6 +139,13 @@ impl Session {
         let interval = create.progress_notify.then_some(self.engine.config().progress_interval);
         self.watches.insert(id, tokio::spawn(watch.run(interval)));
         true
+    }
+
+    /// Whether the client may read what it wants to watch.
+    async fn check(&self, create: &WatchCreateRequest) -> Result<(), Error> {
+        let caller = self.credentials.caller(&self.engine).await?;
+        let key = if create.key.is_empty() { keys::FROM_KEY } else { &create.key };
+        self.engine.with_auth(|auth| auth.check_read(&caller, key, &create.range_end))
     }
 
     fn choose_id(&mut self, create: &WatchCreateRequest) -> Result<i64, &'static str> {

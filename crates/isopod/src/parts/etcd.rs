@@ -50,6 +50,15 @@ pub(crate) struct Flags {
     /// Largest request in bytes
     #[arg(long, default_value_t = 1_572_864)]
     max_request_bytes: usize,
+    /// Kind of the tokens that clients authenticate for: simple
+    #[arg(long, default_value = "simple")]
+    auth_token: String,
+    /// Seconds that a token lives after its last use
+    #[arg(long, default_value_t = 300)]
+    auth_token_ttl: u64,
+    /// Cost of password hashes, 4 to 31
+    #[arg(long, default_value_t = 10)]
+    bcrypt_cost: u32,
     /// Most operations of a transaction
     #[arg(long, default_value_t = 128)]
     max_txn_ops: usize,
@@ -119,8 +128,22 @@ fn tls(flags: &Flags) -> Result<Option<Arc<rustls::ServerConfig>>> {
     Ok(Some(isopod_pki::tls::server_config(ServingCertificate::new(&leaf)?, &clients, &["h2", "http/1.1"])?))
 }
 
+/// Refuses kinds of tokens that there are not.
+fn check_auth_token(kind: &str) -> Result<()> {
+    match kind {
+        "simple" => Ok(()),
+        _ if kind.starts_with("jwt") => {
+            bail!(
+                "--auth-token: signed tokens (jwt) are not supported; simple ones and client certificates are"
+            )
+        }
+        other => bail!("--auth-token: {other:?} is not known; simple is"),
+    }
+}
+
 /// Runs the part.
 pub(crate) async fn run(flags: Flags) -> Result<()> {
+    check_auth_token(&flags.auth_token)?;
     let tls = tls(&flags)?;
     let listeners = isopod_etcd::Listeners {
         client: listen("listen-client-urls", &flags.listen_client_urls, tls.is_some()).await?,
@@ -137,6 +160,8 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
         auto_compaction: auto_compaction(&flags)?,
         max_request_bytes: flags.max_request_bytes,
         max_txn_ops: flags.max_txn_ops,
+        bcrypt_cost: flags.bcrypt_cost,
+        auth_token_ttl: std::time::Duration::from_secs(flags.auth_token_ttl),
         ..isopod_etcd::Config::new(&flags.data_dir)
     };
     let engine = isopod_etcd::open(config).context("open the store")?;

@@ -37,6 +37,30 @@ pub mod method {
         MEMBER_REMOVE = "/etcdserverpb.Cluster/MemberRemove";
         MEMBER_UPDATE = "/etcdserverpb.Cluster/MemberUpdate";
         MEMBER_PROMOTE = "/etcdserverpb.Cluster/MemberPromote";
+        AUTH_ENABLE = "/etcdserverpb.Auth/AuthEnable";
+        AUTH_DISABLE = "/etcdserverpb.Auth/AuthDisable";
+        AUTH_STATUS = "/etcdserverpb.Auth/AuthStatus";
+        AUTHENTICATE = "/etcdserverpb.Auth/Authenticate";
+        USER_ADD = "/etcdserverpb.Auth/UserAdd";
+        USER_GET = "/etcdserverpb.Auth/UserGet";
+        USER_LIST = "/etcdserverpb.Auth/UserList";
+        USER_DELETE = "/etcdserverpb.Auth/UserDelete";
+        USER_CHANGE_PASSWORD = "/etcdserverpb.Auth/UserChangePassword";
+        USER_GRANT_ROLE = "/etcdserverpb.Auth/UserGrantRole";
+        USER_REVOKE_ROLE = "/etcdserverpb.Auth/UserRevokeRole";
+        ROLE_ADD = "/etcdserverpb.Auth/RoleAdd";
+        ROLE_GET = "/etcdserverpb.Auth/RoleGet";
+        ROLE_LIST = "/etcdserverpb.Auth/RoleList";
+        ROLE_DELETE = "/etcdserverpb.Auth/RoleDelete";
+        ROLE_GRANT_PERMISSION = "/etcdserverpb.Auth/RoleGrantPermission";
+        ROLE_REVOKE_PERMISSION = "/etcdserverpb.Auth/RoleRevokePermission";
+        LOCK = "/v3lockpb.Lock/Lock";
+        UNLOCK = "/v3lockpb.Lock/Unlock";
+        CAMPAIGN = "/v3electionpb.Election/Campaign";
+        PROCLAIM = "/v3electionpb.Election/Proclaim";
+        LEADER = "/v3electionpb.Election/Leader";
+        OBSERVE = "/v3electionpb.Election/Observe";
+        RESIGN = "/v3electionpb.Election/Resign";
     }
 }
 

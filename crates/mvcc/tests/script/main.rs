@@ -4,6 +4,8 @@
 //! answers anew.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod auth;
+
 use std::fmt::Write;
 use std::path::Path;
 
@@ -13,7 +15,7 @@ use isopod_kv::{
     LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, RequestOp,
     TxnRequest, compare,
 };
-use isopod_mvcc::{Applied, Command, Filters, KeyRange, Op, Reply, Restore, State, StoredRecord};
+use isopod_mvcc::{Applied, Caller, Command, Filters, KeyRange, Op, Reply, Restore, State, StoredRecord};
 
 #[test]
 fn scripts() {
@@ -58,6 +60,8 @@ fn run(script: &str) -> String {
 #[derive(Default)]
 struct World {
     state: State,
+    /// On whose behalf the next command is given.
+    caller: Option<Caller>,
 }
 
 /// `name=value` arguments and bare words of a command line.
@@ -83,6 +87,9 @@ impl<'a> Args<'a> {
 
 impl World {
     fn command(&mut self, line: &str) -> String {
+        if let Some(rest) = line.strip_prefix("as ") {
+            return self.command_as(rest);
+        }
         let mut words = line.split_whitespace();
         let name = words.next().unwrap();
         let args = Args(words.collect());
@@ -135,13 +142,14 @@ impl World {
                 self.state.key_count(),
                 self.state.size_bytes(),
             ),
-            other => panic!("unknown command {other}"),
+            other => self.auth_command(other, &args),
         }
     }
 
     fn apply(&mut self, op: Op) -> String {
         let index = self.state.applied_index() + 1;
-        let Applied { reply, changed } = self.state.apply(index, 1, Command::from(op));
+        let Applied { reply, changed } =
+            self.state.apply(index, 1, Command { caller: self.caller.clone(), ..op.into() });
         let changed = changed.map(|revision| format!(" -> {revision}")).unwrap_or_default();
         let reply = match reply {
             Err(error) => return error.to_string(),
@@ -154,6 +162,7 @@ impl World {
             Ok(Reply::Txn(response)) => format!("{} {}", response.succeeded, response.responses.len()),
             Ok(Reply::LeaseGrant(response)) => format!("lease {} ttl {}", response.id, response.ttl),
             Ok(Reply::Alarm(response)) => format!("alarms {}", response.alarms.len()),
+            Ok(Reply::Authenticate(session)) => format!("{} since {}", session.token, session.since),
             Ok(_) => String::new(),
         };
         format!("ok {reply}{changed}").split_whitespace().collect::<Vec<_>>().join(" ")
@@ -201,7 +210,8 @@ impl World {
         let same = restored.hash(0) == self.state.hash(0)
             && restored.key_count() == self.state.key_count()
             && restored.leases().eq(self.state.leases())
-            && restored.alarms() == self.state.alarms();
+            && restored.alarms() == self.state.alarms()
+            && restored.auth().to_stored() == self.state.auth().to_stored();
         self.state = restored;
         format!("same {same}")
     }
