@@ -3,7 +3,7 @@
 //! A pod's uid is a hash of its manifest, its file and the node, so that it is the same after a restart and
 //! another when the manifest changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -127,6 +127,7 @@ fn parse(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
     if let Some(problem) = problems.into_iter().next() {
         return Err(format!("{namespace}/{name}: {problem}"));
     }
+    check_names(&pod)?;
     pod.metadata.name = Some(name);
     pod.metadata.uid = Some(hash.clone());
     pod.metadata.generation = Some(1);
@@ -148,6 +149,28 @@ fn parse(text: &str, path: &Path, node: &str) -> Result<Pod, String> {
     Ok(pod)
 }
 
+/// Names become directories and labels; the API server checks those of other pods.
+fn check_names(pod: &Pod) -> Result<(), String> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    if spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()) {
+        return Err("spec.ephemeralContainers: a static pod may have none".into());
+    }
+    let containers = spec.containers.iter().map(|c| ("containers", &c.name));
+    let init = spec.init_containers.iter().flatten().map(|c| ("initContainers", &c.name));
+    let volumes = spec.volumes.iter().flatten().map(|v| ("volumes", &v.name));
+    let mut seen = BTreeSet::new();
+    for (list, name) in containers.chain(init).chain(volumes) {
+        if let Some(problem) = isopod_api::names::is_dns1123_label(name).into_iter().next() {
+            return Err(format!("spec.{list}: name {name:?}: {problem}"));
+        }
+        // Containers of both lists share their names.
+        if !seen.insert((list == "volumes", name)) {
+            return Err(format!("spec.{list}: name {name:?} is there twice"));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,5 +189,27 @@ mod tests {
         assert_ne!(a.metadata.uid, changed.metadata.uid);
         assert!(parse("kind: Service\napiVersion: v1", Path::new("/m/a.yaml"), "n1").is_err());
         assert!(parse(&MANIFEST.replace("web", "../x"), Path::new("/m/a.yaml"), "n1").is_err());
+    }
+
+    #[test]
+    fn names_that_become_paths_are_checked() {
+        let refused = |spec: &str| {
+            let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec: {{{spec}}}\n");
+            parse(&text, Path::new("/m/a.yaml"), "n1").unwrap_err()
+        };
+        for name in ["../../x", "..", "a/b", "/etc", "''", "A", "a.b"] {
+            let error = refused(&format!("containers: [{{name: {name}, image: x}}]"));
+            assert!(error.starts_with("spec.containers: name "), "{name}: {error}");
+            let other = "containers: [{name: c, image: x}]";
+            let error = refused(&format!("{other}, initContainers: [{{name: {name}, image: x}}]"));
+            assert!(error.starts_with("spec.initContainers: name "), "{name}: {error}");
+            let error = refused(&format!("{other}, volumes: [{{name: {name}, emptyDir: {{}}}}]"));
+            assert!(error.starts_with("spec.volumes: name "), "{name}: {error}");
+        }
+        let error = refused("containers: [{name: c, image: x}], initContainers: [{name: c, image: x}]");
+        assert_eq!(error, "spec.initContainers: name \"c\" is there twice");
+        let error =
+            refused("containers: [{name: c, image: x}], ephemeralContainers: [{name: ../e, image: x}]");
+        assert_eq!(error, "spec.ephemeralContainers: a static pod may have none");
     }
 }
