@@ -121,7 +121,7 @@ impl Node {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(30), wait).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(60), wait).await.is_err() {
             panic!("{what}: {last}");
         }
     }

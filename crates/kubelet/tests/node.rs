@@ -8,7 +8,7 @@ mod support;
 
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kube::api::LogParams;
 use serde_json::json;
@@ -35,6 +35,8 @@ tests![
     refused,
     static_pod,
     survives_a_restart,
+    guarded,
+    processes_are_limited,
 ];
 
 fn main() -> ExitCode {
@@ -76,18 +78,16 @@ async fn runs_and_ends(c: &mut Cluster) {
     assert_eq!(c.log("job", LogParams::default()).await, "hello\n");
     c.delete("job", 0).await;
 
-    c.pod("web", json!({"terminationGracePeriodSeconds": 2, "containers": [sh("trap 'exit 7' TERM; while :; do sleep 0.05; done")]})).await;
+    c.pod("web", json!({"terminationGracePeriodSeconds": 60, "containers": [sh("trap 'exit 7' TERM; while :; do sleep 0.05; done")]})).await;
     let pod = c.phase("web", "Running").await;
     assert_eq!(pod["status"]["podIPs"][0]["ip"], pod["status"]["podIP"]);
     assert_eq!(pod["status"]["qosClass"], "BestEffort");
-    c.delete("web", 2).await;
-    let left: Vec<_> = std::fs::read_dir(c.dir.path().join("kubelet/pods")).unwrap().collect();
+    c.delete("web", 60).await;
     c.eventually("pod directories removed", || async {
         let left = std::fs::read_dir(c.dir.path().join("kubelet/pods")).unwrap().count();
         if left == 0 { Ok(()) } else { Err(format!("{left} left")) }
     })
     .await;
-    drop(left);
 }
 
 async fn starts_quickly(c: &mut Cluster) {
@@ -225,7 +225,7 @@ async fn init_and_sidecars(c: &mut Cluster) {
     c.pod(
         "init",
         json!({
-            "restartPolicy": "Never", "terminationGracePeriodSeconds": 5,
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 60,
             "initContainers": [
                 {"name": "i1", "command": ["sh", "-c", "echo i1 >> /v/o"], "volumeMounts": mount},
                 {"name": "side", "restartPolicy": "Always", "volumeMounts": mount,
@@ -251,7 +251,8 @@ async fn restarts(c: &mut Cluster) {
         c.field("crash", "/status/containerStatuses/0/state/waiting/reason", json!("CrashLoopBackOff")).await;
     let status = &pod["status"]["containerStatuses"][0];
     assert_eq!(status["lastState"]["terminated"]["exitCode"], 3);
-    assert_eq!(status["restartCount"], 1);
+    // On a machine that is very busy the next turn may have come.
+    assert!(status["restartCount"].as_u64().unwrap() >= 1, "{status}");
     let params = LogParams { previous: true, ..LogParams::default() };
     assert_eq!(c.log("crash", params).await, "run\n");
     c.delete("crash", 0).await;
@@ -272,19 +273,9 @@ async fn probes(c: &mut Cluster) {
     .await;
     let pod = c.phase("probed", "Running").await;
     assert_eq!(pod["status"]["containerStatuses"][0]["ready"], false);
-    let runtime = &c.kubelet.as_ref().unwrap().runtime;
-    let exec = |pod: &serde_json::Value, script: &str| {
-        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap();
-        let container_id = id.split_once("://").unwrap().1.to_owned();
-        let cmd = vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
-        isopod_cri::RuntimeService::exec_sync(
-            runtime,
-            isopod_cri::v1::ExecSyncRequest { container_id, cmd, timeout: 5 },
-        )
-    };
-    exec(&pod, "touch /tmp/ready").await.unwrap();
+    c.exec(&pod, "touch /tmp/ready").await.unwrap();
     c.field("probed", "/status/containerStatuses/0/ready", json!(true)).await;
-    exec(&pod, "rm /tmp/ok").await.unwrap();
+    c.exec(&pod, "rm /tmp/ok").await.unwrap();
     c.field("probed", "/status/containerStatuses/0/restartCount", json!(1)).await;
     c.delete("probed", 0).await;
 }
@@ -294,7 +285,7 @@ async fn hooks(c: &mut Cluster) {
     std::fs::create_dir_all(&dir).unwrap();
     c.pod(
         "hooked",
-        json!({"terminationGracePeriodSeconds": 5,
+        json!({"terminationGracePeriodSeconds": 60,
             "containers": [{"name": "c",
                 "command": ["sh", "-c", "trap 'echo term >> /h/o; exit 0' TERM; while :; do sleep 0.05; done"],
                 "volumeMounts": [{"name": "h", "mountPath": "/h"}],
@@ -304,7 +295,7 @@ async fn hooks(c: &mut Cluster) {
     )
     .await;
     c.phase("hooked", "Running").await;
-    c.delete("hooked", 5).await;
+    c.delete("hooked", 60).await;
     assert_eq!(std::fs::read_to_string(dir.join("o")).unwrap(), "start\nstop\nterm\n");
 }
 
@@ -361,7 +352,16 @@ async fn static_pod(c: &mut Cluster) {
 }
 
 async fn survives_a_restart(c: &mut Cluster) {
-    c.pod("stays", json!({"terminationGracePeriodSeconds": 0, "containers": [sh("sleep 1000")]})).await;
+    let down = json!([{"name": "down", "mountPath": "/down"}]);
+    c.pod(
+        "stays",
+        json!({
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "command": ["sleep", "1000"], "volumeMounts": down}],
+            "volumes": [{"name": "down", "downwardAPI": {"items": [
+                {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]}),
+    )
+    .await;
     c.pod("leaves", json!({"terminationGracePeriodSeconds": 0, "containers": [sh("sleep 1000")]})).await;
     let before = c.phase("stays", "Running").await;
     c.phase("leaves", "Running").await;
@@ -369,10 +369,88 @@ async fn survives_a_restart(c: &mut Cluster) {
     c.pods().delete("leaves", &kube::api::DeleteParams::default().grace_period(0)).await.unwrap();
     c.start_kubelet().await;
     c.gone("leaves").await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // The new kubelet's worker has looked at the pod once it has brought its volumes up to date.
+    let patch = kube::api::Patch::Merge(json!({"metadata": {"labels": {"seen": "yes"}}}));
+    c.pods().patch("stays", &kube::api::PatchParams::default(), &patch).await.unwrap();
+    c.eventually("the label reaches the old container", || async {
+        match c.exec(&before, "grep -q seen /down/labels").await {
+            Ok(answer) if answer.exit_code == 0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
     let after = c.phase("stays", "Running").await;
     let id = "/status/containerStatuses/0/containerID";
     assert_eq!(before.pointer(id), after.pointer(id));
     assert_eq!(after["status"]["containerStatuses"][0]["restartCount"], 0);
     c.delete("stays", 0).await;
+}
+
+/// Status code of a GET, by curl: no client of ours stands between.
+fn get(url: &str, more: &[&str]) -> String {
+    let output = std::process::Command::new("curl")
+        .args(["--silent", "--insecure", "--max-time", "30", "--output", "/dev/null"])
+        .args(["--write-out", "%{http_code}"])
+        .args(more)
+        .arg(url)
+        .output()
+        .expect("curl (Debian's package curl) is installed");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn guarded(c: &mut Cluster) {
+    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(c.client.clone());
+    let node = serde_json::to_value(nodes.get(support::NODE).await.unwrap()).unwrap();
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap();
+    let (cert, key) = c.stranger("stranger");
+    let files = [cert.to_str().unwrap(), key.to_str().unwrap()];
+    let stranger = ["--cert", files[0], "--key", files[1]];
+    let forged = ["--header", "Authorization: Bearer forged"];
+    let (cert, key) = c.administrator();
+    let files = [cert.to_str().unwrap(), key.to_str().unwrap()];
+    let administrator = ["--cert", files[0], "--key", files[1]];
+    for path in [
+        "/pods",
+        "/metrics",
+        "/stats/summary",
+        "/healthz",
+        "/configz",
+        "/logs/",
+        "/run/default/x/c",
+        "/exec/default/x/c?command=id",
+        "/nothing",
+    ] {
+        let url = format!("https://127.0.0.1:{port}{path}");
+        assert_eq!(get(&url, &[]), "401", "{path}");
+        assert_eq!(get(&url, &forged), "401", "{path}");
+        assert_eq!(get(&url, &stranger), "403", "{path}");
+        let allowed = get(&url, &administrator);
+        assert!(allowed != "401" && allowed != "403" && allowed != "000", "{path}: {allowed}");
+    }
+    // Without TLS there is nothing, and there is no other port than those of the two servers.
+    assert_ne!(get(&format!("http://127.0.0.1:{port}/pods"), &[]), "200");
+    let mut ports = support::listening();
+    ports.sort_unstable();
+    let mut wanted = vec![u16::try_from(port).unwrap(), c.port];
+    wanted.sort_unstable();
+    assert_eq!(ports, wanted);
+}
+
+async fn processes_are_limited(c: &mut Cluster) {
+    // Far fewer than asked for: what a pod may not have, it does not get.
+    let script = "i=0; while [ $i -lt 500 ]; do sleep 1000 & i=$((i+1)); done";
+    let spec =
+        json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [sh(script)]});
+    c.pod("forks", spec).await;
+    c.field("forks", "/status/phase", json!("Failed")).await;
+    let log = c.log("forks", LogParams::default()).await;
+    assert!(log.contains("can't fork"), "{log}");
+    c.delete("forks", 0).await;
+    // The group is the pod's, so all of its containers share the limit.
+    c.pod("limited", json!({"terminationGracePeriodSeconds": 0, "containers": [sh("sleep 1000")]})).await;
+    let pod = c.phase("limited", "Running").await;
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let file = c.pod_cgroup_file("pids", uid, "pids.max");
+    assert_eq!(std::fs::read_to_string(file).unwrap().trim(), support::POD_PIDS_MAX.to_string());
+    c.delete("limited", 0).await;
 }

@@ -38,7 +38,7 @@ pub(crate) struct Desired {
     pub(crate) ending: Option<Ending>,
     /// The runtime reported a change.
     pub(crate) stale: bool,
-    /// A Secret or ConfigMap of the pod changed.
+    /// A Secret or ConfigMap of the pod changed, or what the pod shows of itself.
     pub(crate) refresh: bool,
 }
 
@@ -171,6 +171,9 @@ impl Pods {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         if let Some(known) = self.get(&uid) {
             known.change(|d| {
+                // Volumes of the downward API show them.
+                let (new, old) = (&pod.metadata, &d.pod.metadata);
+                d.refresh |= new.labels != old.labels || new.annotations != old.annotations;
                 d.pod = pod;
                 d.removed = false;
             });

@@ -2,7 +2,7 @@
 //! pod network is made up: pods get addresses that lead nowhere.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use isopod_api::identity::UserInfo;
 use isopod_apiserver::ApiServer;
 use isopod_client::{Clock, SystemClock};
-use isopod_cri::{Error, PodNetwork, PodNetworkRequest};
+use isopod_cri::v1::{ExecSyncRequest, ExecSyncResponse};
+use isopod_cri::{Error, PodNetwork, PodNetworkRequest, RuntimeService};
 use isopod_kubelet::{Config, Tls};
 use isopod_pki::tls::{Clients, ServingCertificate};
 use isopod_runtime::Runtime;
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 pub const IMAGE: &str = "docker.io/library/busybox:test";
 pub const NODE: &str = "n1";
+/// Far below the default, so that a test can reach it.
+pub const POD_PIDS_MAX: i64 = 100;
 
 struct Addresses(AtomicU8);
 
@@ -48,6 +51,8 @@ pub struct Cluster {
     pub client: Client,
     pub api: Arc<ApiServer>,
     pub dir: tempfile::TempDir,
+    /// Of the API server.
+    pub port: u16,
     pki: isopod_pki::Pki,
     cgroup: String,
     stop: CancellationToken,
@@ -94,7 +99,7 @@ impl Cluster {
         .unwrap();
         let name = dir.path().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned();
         let cgroup = format!("/isopod-test-{name}");
-        let mut cluster = Self { client, api, dir, pki, cgroup, stop, kubelet: None };
+        let mut cluster = Self { client, api, dir, port, pki, cgroup, stop, kubelet: None };
         cluster.account("default").await;
         cluster.start_kubelet().await;
         cluster
@@ -132,6 +137,7 @@ impl Cluster {
         config.run_dir = self.dir.path().join("run");
         config.cgroup_root.clone_from(&self.cgroup);
         config.static_pod_dir = Some(self.static_pods());
+        config.pod_pids_limit = POD_PIDS_MAX;
         config.cluster_dns = vec![[10, 43, 0, 10].into()];
         // The machine that runs the tests may be fuller than a node should be.
         config.eviction.nodefs_available_percent = 0;
@@ -237,7 +243,53 @@ impl Cluster {
         }
     }
 
-    /// Waits until the check succeeds; fails with what was last seen after 30 seconds.
+    /// Runs a script in the container of a pod, straight in the runtime.
+    pub async fn exec(&self, pod: &Value, script: &str) -> Result<ExecSyncResponse, Error> {
+        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap();
+        let container_id = id.split_once("://").unwrap().1.to_owned();
+        let cmd = vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
+        let runtime = &self.kubelet.as_ref().unwrap().runtime;
+        runtime.exec_sync(ExecSyncRequest { container_id, cmd, timeout: 20 }).await
+    }
+
+    fn write_pair(&self, name: &str, cert: &str, key: &str) -> (PathBuf, PathBuf) {
+        let path = |kind: &str| self.dir.path().join(format!("{name}.{kind}"));
+        std::fs::write(path("crt"), cert).unwrap();
+        std::fs::write(path("key"), key).unwrap();
+        (path("crt"), path("key"))
+    }
+
+    /// Certificate and key of a client that is known and may do nothing.
+    pub fn stranger(&self, name: &str) -> (PathBuf, PathBuf) {
+        let identity = isopod_pki::Identity::client(name, None);
+        let leaf = self.pki.client_ca.issue(&identity, Duration::from_secs(3600), SystemClock.now()).unwrap();
+        self.write_pair(name, &leaf.certificate_pem, &leaf.key_pem)
+    }
+
+    /// Certificate and key of the administrator.
+    pub fn administrator(&self) -> (PathBuf, PathBuf) {
+        self.write_pair("administrator", &self.pki.admin.certificate_pem, &self.pki.admin.key_pem)
+    }
+
+    /// A file of a pod's own control group.
+    pub fn pod_cgroup_file(&self, controller: &str, uid: &str, file: &str) -> PathBuf {
+        let root = Path::new("/sys/fs/cgroup");
+        let root = match root.join("cgroup.controllers").exists() {
+            true => root.to_owned(),
+            false => root.join(controller),
+        };
+        let mut dirs = vec![root.join(self.cgroup.trim_start_matches('/'))];
+        while let Some(dir) = dirs.pop() {
+            if dir.file_name().unwrap().to_string_lossy() == format!("pod{uid}") {
+                return dir.join(file);
+            }
+            let below = std::fs::read_dir(&dir).into_iter().flatten().filter_map(Result::ok);
+            dirs.extend(below.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        }
+        panic!("pod {uid} has no control group");
+    }
+
+    /// Waits until the check succeeds; fails with what was last seen after a minute: machines may be busy.
     pub async fn eventually<T, F: Future<Output = Result<T, String>>>(
         &self,
         what: &str,
@@ -253,7 +305,7 @@ impl Cluster {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        match tokio::time::timeout(Duration::from_secs(30), wait).await {
+        match tokio::time::timeout(Duration::from_secs(60), wait).await {
             Ok(v) => v,
             Err(_) => panic!("{what}: {last}"),
         }
@@ -293,6 +345,27 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         Self::purge(self.dir.path());
     }
+}
+
+/// TCP ports that this process listens on.
+pub fn listening() -> Vec<u16> {
+    let own: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|e| std::fs::read_link(e.unwrap().path()).ok())
+        .filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']').map(str::to_owned))
+        .collect();
+    let mut ports = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        for line in std::fs::read_to_string(table).unwrap_or_default().lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // State 0A is LISTEN.
+            if fields[3] == "0A" && own.iter().any(|inode| inode == fields[9]) {
+                let port = fields[1].rsplit(':').next().unwrap();
+                ports.push(u16::from_str_radix(port, 16).unwrap());
+            }
+        }
+    }
+    ports
 }
 
 fn remove_cgroup(dir: &Path) {
