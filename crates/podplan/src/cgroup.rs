@@ -40,7 +40,19 @@ pub fn shares(milli: i64) -> i64 {
 /// `cpu.weight` (v2) for `cpu.shares` (v1).
 #[must_use]
 pub fn weight(shares: i64) -> i64 {
-    1 + (shares.clamp(MIN_SHARES, MAX_SHARES) - MIN_SHARES) * 9999 / (MAX_SHARES - MIN_SHARES)
+    if shares <= 2 {
+        return 1;
+    }
+    if shares >= 262_144 {
+        return 10_000;
+    }
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "between 1 and 10,000")]
+    let weight = {
+        let l = (shares as f64).log2();
+        // A parabola of the exponent through the least, the default (1024 to 100) and the greatest values.
+        10f64.powf((l * l + 125.0 * l) / 612.0 - 7.0 / 34.0).ceil() as i64
+    };
+    weight
 }
 
 /// CPU quota in microseconds a period for a limit in milli-CPUs; -1 for no limit.
@@ -125,7 +137,8 @@ mod tests {
     fn values() {
         assert_eq!((shares(0), shares(100), shares(1000)), (2, 102, 1024));
         assert_eq!((quota_us(0), quota_us(5), quota_us(500)), (-1, 1000, 50_000));
-        assert_eq!((weight(2), weight(1024), weight(262_144)), (1, 39, 10_000));
+        assert_eq!((weight(0), weight(2), weight(262_144)), (1, 1, 10_000));
+        assert_eq!((weight(102), weight(256), weight(1024), weight(2048)), (17, 35, 100, 174));
         assert_eq!(qos_parent("Guaranteed"), "/kubepods");
         assert_eq!(qos_parent("BestEffort"), "/kubepods/besteffort");
     }

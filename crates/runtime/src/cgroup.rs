@@ -360,10 +360,26 @@ impl Limits {
     }
 }
 
-/// The weight of version 2 for shares of version 1, as the OCI runtimes map them.
+/// The weight of version 2 for shares of version 1, as the OCI runtimes map them since 2025: so that the default
+/// of one, 1024, is the default of the other, 100.
 pub(crate) fn weight_of_shares(shares: u64) -> u64 {
-    let shares = shares.clamp(2, 262_144);
-    1 + ((shares - 2) * 9999) / 262_142
+    if shares <= 2 {
+        return 1;
+    }
+    if shares >= 262_144 {
+        return 10_000;
+    }
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 1 and 10,000"
+    )]
+    let weight = {
+        let l = (shares as f64).log2();
+        10f64.powf((l * l + 125.0 * l) / 612.0 - 7.0 / 34.0).ceil() as u64
+    };
+    weight
 }
 
 fn stats_v2(dir: &Path) -> Stats {
@@ -453,7 +469,7 @@ mod tests {
         );
         assert_eq!(
             show(limits.files_v2()),
-            "cpu.weight=39 cpu.max=50000 100000 memory.max=1048576 memory.swap.max=0"
+            "cpu.weight=100 cpu.max=50000 100000 memory.max=1048576 memory.swap.max=0"
         );
     }
 }

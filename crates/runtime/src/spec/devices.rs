@@ -18,6 +18,8 @@ pub(crate) struct Node {
     pub(crate) capabilities: CapsHashSet,
     /// Control groups count swap.
     pub(crate) swap_accounting: bool,
+    /// Control groups are of version 2.
+    pub(crate) cgroup_v2: bool,
     /// There is a controller of huge pages.
     pub(crate) hugetlb: bool,
     /// The kernel filters system calls.
@@ -51,6 +53,7 @@ impl Node {
         Ok(Self {
             capabilities,
             swap_accounting,
+            cgroup_v2: cgroups.is_v2(),
             hugetlb,
             seccomp: Path::new("/proc/sys/kernel/seccomp").exists(),
             oom_score: score.trim().parse().unwrap_or(0),

@@ -54,8 +54,14 @@ pub(super) fn resources(
     if !huge.is_empty() {
         out.insert("hugepageLimits".to_owned(), json!(huge));
     }
-    if !resources.unified.is_empty() {
-        out.insert("unified".to_owned(), json!(resources.unified));
+    let mut unified = resources.unified.clone();
+    let (memory, both) = (resources.memory_limit_in_bytes, resources.memory_swap_limit_in_bytes);
+    if node.cgroup_v2 && node.swap_accounting && memory > 0 && both == memory {
+        // No swap at all: the OCI runtime takes the difference, zero, for "leave it".
+        unified.entry("memory.swap.max".to_owned()).or_insert_with(|| "0".to_owned());
+    }
+    if !unified.is_empty() {
+        out.insert("unified".to_owned(), json!(unified));
     }
     Ok(Value::Object(out))
 }

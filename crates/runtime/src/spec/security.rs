@@ -95,6 +95,7 @@ mod tests {
         let node = Node {
             capabilities: caps::all().into_iter().collect(),
             swap_accounting: false,
+            cgroup_v2: false,
             hugetlb: false,
             seccomp: true,
             oom_score: 0,
