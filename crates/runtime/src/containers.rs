@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::client::blocking;
 use crate::error::{Context, Error};
 use crate::images::{ImageConfig, ImageRecord, Reference, User, remove_tree, resolve_user};
-use crate::record::{ContainerRecord, save, save_config};
+use crate::record::{ContainerRecord, save, save_container};
 use crate::runtime::{Container, Inner, Sandbox, new_id, now};
 use crate::sandboxes::modes;
 use crate::shim::protocol::Start;
@@ -45,6 +45,7 @@ impl Inner {
             .ok_or_else(|| Error::NotFound(format!("image {wanted:?} not found")))?;
         let id = new_id();
         let dir = self.config.root.join("containers").join(&id);
+        let bundle = self.bundle_path(&id);
         let record = ContainerRecord {
             id: id.clone(),
             sandbox_id: sandbox.id.clone(),
@@ -65,6 +66,7 @@ impl Inner {
             Err(e) => {
                 let _ = Snapshot::new(&dir).unmount();
                 let _ = remove_tree(&dir);
+                let _ = remove_tree(&bundle);
                 return Err(e);
             }
         };
@@ -73,6 +75,7 @@ impl Inner {
             config: RwLock::new(config),
             sandbox: sandbox.clone(),
             dir,
+            bundle,
             record: Mutex::new(record),
             ended: watch::Sender::new(false),
             changing: tokio::sync::Mutex::default(),
@@ -93,7 +96,10 @@ impl Inner {
         dir: &std::path::Path,
         mut record: ContainerRecord,
     ) -> Result<ContainerRecord, Error> {
-        std::fs::create_dir(dir).what(|| format!("create {}", dir.display()))?;
+        let bundle = self.bundle_path(&record.id);
+        for dir in [dir, &bundle] {
+            std::fs::create_dir(dir).what(|| format!("create {}", dir.display()))?;
+        }
         let image_config = self.images.config(image)?;
         let snapshot = Snapshot::new(dir);
         snapshot.mount(&self.images.layers_root(), &self.images.layer_dirs(image)?)?;
@@ -129,10 +135,10 @@ impl Inner {
             .map(|gids| gids.iter().filter_map(|gid| u32::try_from(gid.as_u64()?).ok()).collect())
             .unwrap_or_default();
         make_working_dir(&snapshot, spec["process"]["cwd"].as_str().unwrap_or("/"))?;
-        let path = dir.join("config.json");
+        let path = bundle.join("config.json");
         let bytes = serde_json::to_vec(&spec).map_err(Error::invalid)?;
         std::fs::write(&path, bytes).what(|| format!("write {}", path.display()))?;
-        save_config(dir, config)?;
+        save_container(dir, &bundle, config)?;
         save(dir, &record)?;
         Ok(record)
     }
@@ -212,7 +218,7 @@ impl Inner {
             let config = container.config.read();
             Start {
                 id: container.id.clone(),
-                bundle: container.dir.display().to_string(),
+                bundle: container.bundle.display().to_string(),
                 log_path: record.log_path.clone(),
                 cgroup: record.cgroup.clone(),
                 uid: record.uid,
@@ -280,11 +286,12 @@ impl Inner {
         {
             tracing::debug!(container = container.id, "the shim does not know the container: {e}");
         }
-        let (dir, cgroups) = (container.dir.clone(), self.cgroups.clone());
+        let (dir, bundle, cgroups) = (container.dir.clone(), container.bundle.clone(), self.cgroups.clone());
         let group = container.record.lock().cgroup.clone();
         blocking(move || {
             cgroups.remove(&group)?;
             unmount_all(&dir)?;
+            remove_tree(&bundle)?;
             remove_tree(&dir)
         })
         .await?;
@@ -313,7 +320,7 @@ impl Inner {
             merge(linux.resources.get_or_insert_default(), resources);
             config.clone()
         };
-        save_config(&container.dir, &config)
+        save_container(&container.dir, &container.bundle, &config)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cgroup::Cgroups;
 use crate::containers::unmount_all;
 use crate::error::Error;
 use crate::images::remove_tree;
-use crate::record::{ContainerRecord, SandboxRecord, directories, load};
+use crate::record::{ContainerRecord, SandboxRecord, bundles, directories, load};
 use crate::snapshot::unmount;
 
 /// Kills every container and shim of the runtime with these directories, unmounts what it mounted, and
@@ -48,6 +48,7 @@ pub fn stop_all(root: &Path, state: &Path) -> Result<(), Error> {
             unmount(&dir.join("shm"))?;
         }
     }
+    unmount(&bundles(state))?;
     for dir in [&root.join("containers"), &root.join("sandboxes"), state] {
         remove_tree(dir)?;
     }

@@ -1,11 +1,19 @@
 //! What the runtime remembers of sandboxes and containers across restarts of the server.
 //!
 //! One directory each under `<root>/sandboxes` and `<root>/containers`, with the CRI configuration
-//! (`config.pb`, as it came) and a record (`record.json`, replaced as a whole). The records are not synced:
-//! they survive the death of the process, and after a power failure no container runs anyway.
+//! (`config.pb`) and a record (`record.json`, replaced as a whole). The records are not synced: they survive
+//! the death of the process, and after a power failure no container runs anyway.
+//!
+//! What a container is told may be secret: values of its environment, and words of its command that were
+//! made of them. All that is kept in a bundle in memory (`<state>/c/<id>`), which ends with the machine as
+//! containers do; the configuration on disk goes without. A container from before a restart of the machine
+//! is known by that alone.
 
 use std::path::{Path, PathBuf};
 
+use isopod_cri::v1::ContainerConfig;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use prost::Message;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -97,6 +105,59 @@ pub(crate) fn load<T: DeserializeOwned, C: Message + Default>(dir: &Path) -> Res
     Ok((record.record, config))
 }
 
+/// Writes a container's configuration: whole to its bundle, without what may be secret to its directory.
+pub(crate) fn save_container(dir: &Path, bundle: &Path, config: &ContainerConfig) -> Result<(), Error> {
+    save_config(bundle, config)?;
+    save_config(dir, &without_secrets(config))
+}
+
+/// Reads a container's record and the fullest configuration that is left of it.
+pub(crate) fn load_container(dir: &Path, bundle: &Path) -> Result<(ContainerRecord, ContainerConfig), Error> {
+    let (record, on_disk) = load(dir)?;
+    let whole = std::fs::read(bundle.join("config.pb")).ok();
+    let whole = whole.and_then(|bytes| ContainerConfig::decode(bytes.as_slice()).ok());
+    Ok((record, whole.unwrap_or(on_disk)))
+}
+
+fn without_secrets(config: &ContainerConfig) -> ContainerConfig {
+    ContainerConfig { envs: Vec::new(), command: Vec::new(), args: Vec::new(), ..config.clone() }
+}
+
+/// The directory of bundles, made to lie in memory.
+pub(crate) fn bundles(state: &Path) -> PathBuf {
+    state.join("c")
+}
+
+/// Makes the directory of bundles: a tmpfs of its own where the state directory is not on one.
+pub(crate) fn make_bundles(state: &Path) -> Result<(), Error> {
+    let dir = bundles(state);
+    let what = || format!("make a directory in memory at {}", dir.display());
+    std::fs::create_dir_all(&dir).what(what)?;
+    if statfs(&dir).what(what)?.filesystem_type() != TMPFS_MAGIC {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("isopod"), &dir, Some("tmpfs"), flags, Some("mode=0700")).what(what)?;
+    }
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&dir, mode).what(what)
+}
+
+/// Moves what an earlier version kept on disk. A link stays, since the shim of a container that runs knows the
+/// old place.
+pub(crate) fn move_secrets(dir: &Path, bundle: &Path) -> Result<(), Error> {
+    let old = dir.join("config.json");
+    if !std::fs::symlink_metadata(&old).is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(());
+    }
+    let what = || format!("move {} to memory", old.display());
+    std::fs::create_dir_all(bundle).what(what)?;
+    let new = bundle.join("config.json");
+    std::fs::copy(&old, &new).what(what)?;
+    std::fs::remove_file(&old).what(what)?;
+    std::os::unix::fs::symlink(&new, &old).what(what)?;
+    let (_, config): (ContainerRecord, ContainerConfig) = load(dir)?;
+    save_container(dir, bundle, &config)
+}
+
 /// The directories below `dir`.
 pub(crate) fn directories(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
@@ -107,4 +168,44 @@ pub(crate) fn directories(dir: &Path) -> Result<Vec<PathBuf>, Error> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use isopod_cri::v1::KeyValue;
+
+    fn holds(dir: &Path, text: &str) -> bool {
+        std::fs::read_dir(dir).unwrap().any(|entry| {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap_or_default();
+            bytes.windows(text.len()).any(|part| part == text.as_bytes())
+        })
+    }
+
+    #[test]
+    fn what_an_earlier_version_left_moves_to_memory() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dir, bundle) = (tmp.path().join("dir"), tmp.path().join("bundle"));
+        std::fs::create_dir(&dir).unwrap();
+        let config = ContainerConfig {
+            envs: vec![KeyValue { key: "PASSWORD".into(), value: b"hunter2".to_vec() }],
+            working_dir: "/work".into(),
+            ..ContainerConfig::default()
+        };
+        save(&dir, &ContainerRecord::default()).unwrap();
+        save_config(&dir, &config).unwrap();
+        std::fs::write(dir.join("config.json"), "{\"env\": \"hunter2\"}").unwrap();
+        for _ in 0..2 {
+            move_secrets(&dir, &bundle).unwrap();
+        }
+        // By the link both are found, so it goes before the look.
+        assert_eq!(std::fs::read_link(dir.join("config.json")).unwrap(), bundle.join("config.json"));
+        std::fs::remove_file(dir.join("config.json")).unwrap();
+        assert!(!holds(&dir, "hunter2") && holds(&bundle, "hunter2"));
+        assert_eq!(load_container(&dir, &bundle).unwrap().1, config);
+        // After a restart of the machine.
+        std::fs::remove_dir_all(&bundle).unwrap();
+        let (_, left) = load_container(&dir, &bundle).unwrap();
+        assert_eq!((left.working_dir.as_str(), left.envs.len()), ("/work", 0));
+    }
 }

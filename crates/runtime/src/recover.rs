@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use isopod_cri::v1::{ContainerConfig, PodSandboxConfig};
+use isopod_cri::v1::PodSandboxConfig;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -12,7 +12,7 @@ use crate::client::ShimClient;
 use crate::containers::unmount_all;
 use crate::error::Error;
 use crate::images::remove_tree;
-use crate::record::{ContainerRecord, SandboxRecord, directories, load};
+use crate::record::{SandboxRecord, bundles, directories, load, load_container, move_secrets};
 use crate::runtime::{Container, Inner, Sandbox, now};
 use crate::shim::protocol::{Exit, Reply};
 use crate::snapshot::unmount;
@@ -68,13 +68,16 @@ impl Inner {
     }
 
     fn load_container(&self, dir: &Path) -> Result<Arc<Container>, Error> {
-        let (record, config): (ContainerRecord, ContainerConfig) = load(dir)?;
+        let bundle = self.bundle_path(&dir.file_name().unwrap_or_default().to_string_lossy());
+        move_secrets(dir, &bundle)?;
+        let (record, config) = load_container(dir, &bundle)?;
         let sandbox = self.sandbox(&record.sandbox_id)?;
         Ok(Arc::new(Container {
             id: record.id.clone(),
             config: RwLock::new(config),
             sandbox,
             dir: dir.to_owned(),
+            bundle,
             ended: watch::Sender::new(record.finished_at > 0),
             record: Mutex::new(record),
             changing: tokio::sync::Mutex::default(),
@@ -117,8 +120,14 @@ impl Inner {
         }
     }
 
-    /// Shims and namespaces that no record knows.
+    /// Shims, bundles and namespaces that no record knows.
     async fn remove_strays(&self) -> Result<(), Error> {
+        for dir in directories(&bundles(&self.config.state))? {
+            let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !self.containers.read().contains_key(&id) {
+                remove_tree(&dir)?;
+            }
+        }
         for dir in directories(&self.config.state.join("s"))? {
             let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if self.sandboxes.read().contains_key(&id) {

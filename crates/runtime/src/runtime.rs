@@ -15,7 +15,7 @@ use crate::cgroup::Cgroups;
 use crate::client::ShimClient;
 use crate::error::{Context, Error};
 use crate::images::ImageStore;
-use crate::record::{ContainerRecord, SandboxRecord, save};
+use crate::record::{ContainerRecord, SandboxRecord, bundles, make_bundles, save};
 use crate::spec::Node;
 use crate::streams::Processes;
 use crate::usage::CpuSample;
@@ -102,6 +102,8 @@ pub(crate) struct Container {
     pub(crate) config: RwLock<ContainerConfig>,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) dir: PathBuf,
+    /// What the OCI runtime and the shim read, in memory.
+    pub(crate) bundle: PathBuf,
     pub(crate) record: Mutex<ContainerRecord>,
     /// Becomes true when the container has ended.
     pub(crate) ended: watch::Sender<bool>,
@@ -126,6 +128,7 @@ impl Runtime {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
             std::fs::set_permissions(dir, mode).what(|| format!("restrict {}", dir.display()))?;
         }
+        make_bundles(&config.state)?;
         let cgroups = Cgroups::detect()?;
         let node = Node::detect(&cgroups)?;
         let images = ImageStore::open(&config.root)?;
@@ -198,6 +201,10 @@ impl Inner {
     /// Containers of a sandbox.
     pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
         self.containers.read().values().filter(|container| container.sandbox.id == sandbox).cloned().collect()
+    }
+
+    pub(crate) fn bundle_path(&self, id: &str) -> PathBuf {
+        bundles(&self.config.state).join(id)
     }
 
     pub(crate) fn netns_path(&self, id: &str) -> PathBuf {

@@ -63,10 +63,19 @@ impl Registry {
         for bytes in [Bytes::from(first), Bytes::from(second), Bytes::from(config)] {
             content.insert(sha(&bytes), (blob, bytes));
         }
+        // A registry that sends more than was promised, and one that does not stop.
+        let mut long: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        long["config"]["size"] = json!(10);
+        let long = long.to_string();
+        let endless = " ".repeat(5 << 20);
         let broken = manifest.replace(&sha(&content.values().next().unwrap().1), &sha(b"missing"));
-        for (tag, kind, text) in
-            [("1", OCI_INDEX, index), ("plain", OCI_MANIFEST, manifest), ("broken", OCI_MANIFEST, broken)]
-        {
+        for (tag, kind, text) in [
+            ("1", OCI_INDEX, index),
+            ("plain", OCI_MANIFEST, manifest),
+            ("broken", OCI_MANIFEST, broken),
+            ("long", OCI_MANIFEST, long),
+            ("endless", OCI_MANIFEST, endless),
+        ] {
             let bytes = Bytes::from(text);
             content.insert(sha(&bytes), (kind, bytes.clone()));
             content.insert(tag.to_owned(), (kind, bytes));
@@ -157,6 +166,11 @@ async fn pull_with_credentials() {
     let error = pull(":nothing", "secret").await.unwrap_err();
     assert_eq!(error.code, Code::NotFound, "{error}");
     pull(":broken", "secret").await.unwrap_err();
+    let error = pull(":long", "secret").await.unwrap_err();
+    assert!(error.message.contains("it has more bytes than its descriptor says"), "{error}");
+    let error = pull(":endless", "secret").await.unwrap_err();
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("the manifest has more than 4194304 bytes"), "{error}");
     let id = pull(":1", "secret").await.unwrap().image_ref;
     assert_eq!(pull(":plain", "secret").await.unwrap().image_ref, id);
     let request = ImageStatusRequest {

@@ -17,6 +17,9 @@ use crate::error::{Context, Error};
 /// Most files an archive may hold; an image has a few per layer.
 const MEMBERS_MAX: usize = 100_000;
 
+/// Most bytes that a compressed archive may unpack to; it may hold several images.
+const ARCHIVE_BYTES_MAX: u64 = 512 << 30;
+
 /// Imports every image of the archive.
 pub(crate) fn import(store: &ImageStore, path: &Path, options: &ImportOptions) -> Result<Vec<String>, Error> {
     let busy = store.busy()?;
@@ -196,7 +199,13 @@ impl Archive {
         let mut magic = [0; 2];
         if file.read_at(&mut magic, 0).what(what)? == 2 && magic == [0x1f, 0x8b] {
             let mut plain = store.temporary()?;
-            std::io::copy(&mut MultiGzDecoder::new(&file), &mut plain).what(what)?;
+            let mut content = MultiGzDecoder::new(&file).take(ARCHIVE_BYTES_MAX + 1);
+            if std::io::copy(&mut content, &mut plain).what(what)? > ARCHIVE_BYTES_MAX {
+                return Err(Error::TooLarge(format!(
+                    "{} unpacks to more than {ARCHIVE_BYTES_MAX} bytes",
+                    path.display()
+                )));
+            }
             file = plain;
         }
         file.seek(SeekFrom::Start(0)).what(what)?;

@@ -14,6 +14,7 @@ mod layers;
 mod pack;
 mod pull;
 mod reference;
+mod registry;
 mod unpack;
 mod users;
 

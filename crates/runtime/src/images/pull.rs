@@ -2,35 +2,25 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use isopod_cri::v1::AuthConfig;
-use oci_client::client::{ClientConfig, ClientProtocol, LayerDescriptor};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 
 use super::config::{Descriptor, Manifest};
+use super::registry::Registry;
+use super::unpack::LAYER_BYTES_MAX;
 use super::{DOCUMENT_BYTES_MAX, ImageConfig, ImageRecord, ImageStore, Reference};
 use crate::error::{Context, Error};
 
 /// Layers of one image downloaded at once, as containerd does.
 const PARALLEL_LAYERS: usize = 3;
-/// A registry that sends nothing for so long is given up.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most layers an image may have: overlayfs takes them in one page of options.
 const LAYERS_MAX: usize = 250;
 
-const MEDIA_TYPES: &[&str] = &[
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
-
 /// What a registry is to be told of the caller. Never shown.
 #[derive(Clone)]
-pub struct Credentials(RegistryAuth);
+pub struct Credentials(pub(super) RegistryAuth);
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -144,6 +134,9 @@ impl ImageStore {
         if layer.media_type.ends_with("+zstd") {
             return Err(Error::Invalid("layers compressed with zstd are not supported".to_owned()));
         }
+        if layer.size > LAYER_BYTES_MAX {
+            return Err(Error::TooLarge(format!("a layer has more than {LAYER_BYTES_MAX} bytes")));
+        }
         let file = self.temporary()?;
         let mut out = tokio::fs::File::from_std(file);
         registry.blob(layer, &mut out).await?;
@@ -163,109 +156,5 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(e) => Err(Error::Shim(format!("image task: {e}"))),
-    }
-}
-
-/// A repository of a registry, with what is needed to use it.
-struct Registry {
-    client: oci_client::Client,
-    reference: Reference,
-    auth: RegistryAuth,
-}
-
-impl Registry {
-    fn new(reference: Reference, credentials: &Credentials, insecure: &[String]) -> Result<Self, Error> {
-        let plain = reference.is_loopback() || insecure.contains(&reference.registry);
-        // The registry client brings no cryptography of its own. Where the process has chosen already, that stays.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let config = ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            read_timeout: Some(READ_TIMEOUT),
-            connect_timeout: Some(Duration::from_secs(15)),
-            user_agent: concat!("isopod/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        let client = oci_client::Client::try_from(config)
-            .map_err(|e| Error::Registry(format!("registry client: {e}")))?;
-        Ok(Self { client, reference, auth: credentials.0.clone() })
-    }
-
-    fn remote(&self, digest: Option<&str>) -> oci_client::Reference {
-        let Reference { registry, repository, tag, .. } = &self.reference;
-        match digest.or(self.reference.digest.as_deref()) {
-            Some(digest) => {
-                oci_client::Reference::with_digest(registry.clone(), repository.clone(), digest.to_owned())
-            }
-            None => oci_client::Reference::with_tag(
-                registry.clone(),
-                repository.clone(),
-                tag.clone().unwrap_or_else(|| "latest".to_owned()),
-            ),
-        }
-    }
-
-    /// Digest of the manifest for this machine, digest of what the name points to, and the manifest.
-    async fn manifest(&self) -> Result<(String, String, Vec<u8>), Error> {
-        let (bytes, top_digest) = self.raw_manifest(&self.remote(None)).await?;
-        let manifest = Manifest::parse(&bytes)?;
-        if manifest.manifests.is_empty() {
-            return Ok((top_digest.clone(), top_digest, bytes));
-        }
-        let chosen = manifest.for_this_machine()?.digest.clone();
-        let (bytes, digest) = self.raw_manifest(&self.remote(Some(&chosen))).await?;
-        Ok((digest, top_digest, bytes))
-    }
-
-    async fn raw_manifest(&self, remote: &oci_client::Reference) -> Result<(Vec<u8>, String), Error> {
-        let (bytes, digest) = self
-            .client
-            .pull_manifest_raw(remote, &self.auth, MEDIA_TYPES)
-            .await
-            .map_err(|e| self.error("get the manifest", &e))?;
-        if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
-            return Err(Error::TooLarge(format!("{}: the manifest is too large", self.reference)));
-        }
-        Ok((bytes.to_vec(), digest))
-    }
-
-    /// Downloads a blob; its digest is verified on the way.
-    async fn blob(
-        &self,
-        descriptor: &Descriptor,
-        out: &mut (impl tokio::io::AsyncWrite + Unpin),
-    ) -> Result<(), Error> {
-        let layer = LayerDescriptor { digest: &descriptor.digest, urls: &None };
-        self.client
-            .pull_blob(&self.remote(None), &layer, out)
-            .await
-            .map_err(|e| self.error(&format!("get blob {}", descriptor.digest), &e))
-    }
-
-    fn error(&self, what: &str, error: &OciDistributionError) -> Error {
-        let message = format!("pull {}: {what}: {error}", self.reference);
-        let has = |code: &dyn Fn(&OciErrorCode) -> bool| match error {
-            OciDistributionError::RegistryError { envelope, .. } => {
-                envelope.errors.iter().any(|e| code(&e.code))
-            }
-            _ => false,
-        };
-        match error {
-            OciDistributionError::ImageManifestNotFoundError(_) => Error::NotFound(message),
-            OciDistributionError::AuthenticationFailure(_)
-            | OciDistributionError::UnauthorizedError { .. } => Error::Unauthorized(message),
-            _ if has(&|code| {
-                matches!(
-                    code,
-                    OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound
-                )
-            }) =>
-            {
-                Error::NotFound(message)
-            }
-            _ if has(&|code| matches!(code, OciErrorCode::Denied | OciErrorCode::Unauthorized)) => {
-                Error::Unauthorized(message)
-            }
-            _ => Error::Registry(message),
-        }
     }
 }

@@ -6,12 +6,14 @@
 //! since they would redirect lookups.
 #![allow(unsafe_code, reason = "extended attributes have no safe wrapper")]
 
+use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::libc;
@@ -28,22 +30,63 @@ use crate::error::{Context, Error};
 /// Most files that a layer may have: inodes are a shared resource of the node.
 const ENTRIES_MAX: u64 = 5_000_000;
 
+/// Most bytes that the files of a layer may have, unpacked. The largest layers that are in use, of models for
+/// machine learning, have some tens of GiB; a bomb of zeros has as many as one likes.
+pub(crate) const LAYER_BYTES_MAX: u64 = 128 << 30;
+
+/// Most bytes that the headers of one entry may have: long names and extended attributes are read into memory.
+const HEADERS_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads only as much as the entry at hand may take.
+struct Metered<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.left.get()).unwrap_or(usize::MAX);
+        if left == 0 && !buffer.is_empty() {
+            let message = format!("the headers of an entry have more than {HEADERS_BYTES_MAX} bytes");
+            return Err(std::io::Error::other(message));
+        }
+        let wanted = buffer.len().min(left);
+        let n = self.inner.read(&mut buffer[..wanted])?;
+        self.left.set(self.left.get() - n as u64);
+        Ok(n)
+    }
+}
+
 /// Unpacks the tar stream into `dir`, which exists and is empty.
 pub(crate) fn unpack(stream: impl Read, dir: &Path) -> Result<Usage, Error> {
+    unpack_within(stream, dir, LAYER_BYTES_MAX)
+}
+
+fn unpack_within(stream: impl Read, dir: &Path, bytes_max: u64) -> Result<Usage, Error> {
     let root = File::open(dir).what(|| format!("open {}", dir.display()))?;
-    let mut unpacker =
-        Unpacker { root: root.into(), usage: Usage::default(), parent: None, dir_times: Vec::new() };
-    let mut archive = tar::Archive::new(stream);
+    let mut unpacker = Unpacker {
+        root: root.into(),
+        usage: Usage::default(),
+        bytes_max,
+        parent: None,
+        dir_times: Vec::new(),
+    };
+    let budget = Rc::new(Cell::new(HEADERS_BYTES_MAX));
+    let mut archive = tar::Archive::new(Metered { inner: stream, left: budget.clone() });
     for entry in archive.entries().what(|| "read layer".to_owned())? {
         let mut entry = entry.what(|| "read layer".to_owned())?;
+        // This entry's content, its padding, and the headers of the next one.
+        let content = entry.size().max(entry.header().entry_size().unwrap_or(0));
+        budget.set(content.saturating_add(HEADERS_BYTES_MAX));
         unpacker.usage.inodes += 1;
         if unpacker.usage.inodes > ENTRIES_MAX {
             return Err(Error::TooLarge(format!("layer has more than {ENTRIES_MAX} entries")));
         }
         let path = clean(&entry.path_bytes())?;
-        unpacker
-            .entry(&mut entry, &path)
-            .map_err(|e| Error::Invalid(format!("layer entry {}: {e}", path.display())))?;
+        unpacker.entry(&mut entry, &path).map_err(|e| match e {
+            Error::TooLarge(message) => Error::TooLarge(message),
+            e => Error::Invalid(format!("layer entry {}: {e}", path.display())),
+        })?;
     }
     unpacker.restore_dir_times()?;
     Ok(unpacker.usage)
@@ -70,6 +113,7 @@ fn clean(bytes: &[u8]) -> Result<PathBuf, Error> {
 struct Unpacker {
     root: OwnedFd,
     usage: Usage,
+    bytes_max: u64,
     /// The directory last used: entries of a directory follow one another.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Times of directories are set at the end, since filling them changes them.
@@ -222,7 +266,13 @@ impl Unpacker {
         let fd =
             openat(dir, name, flags, Mode::from_bits_truncate(0o600)).what(|| "create file".to_owned())?;
         let mut file = File::from(fd);
-        self.usage.bytes += std::io::copy(entry, &mut file).what(|| "write file".to_owned())?;
+        // What a sparse file unpacks to counts, not what it takes in the archive; so it is measured while read.
+        let left = self.bytes_max - self.usage.bytes;
+        let written = std::io::copy(&mut entry.take(left + 1), &mut file).what(|| "write file".to_owned())?;
+        if written > left {
+            return Err(Error::TooLarge(format!("layer has more than {} bytes", self.bytes_max)));
+        }
+        self.usage.bytes += written;
         let fd = OwnedFd::from(file);
         own(&fd, meta)?;
         set_attributes(&fd, entry)?;
@@ -462,6 +512,38 @@ mod tests {
             assert_eq!(outside, ["layer"]);
             assert!(!std::fs::symlink_metadata(dir.path().join("layer/passwd")).is_ok_and(|m| m.is_file()));
         }
+    }
+
+    #[test]
+    fn bytes_are_limited() {
+        let layer = || {
+            Layer::new()
+                .add(EntryType::Regular, "a", 0o644, "", &[0; 60])
+                .add(EntryType::Regular, "b", 0o644, "", &[0; 41])
+                .0
+                .into_inner()
+                .unwrap()
+        };
+        let dir = || tempfile::tempdir().unwrap();
+        assert_eq!(unpack_within(layer().as_slice(), dir().path(), 101).unwrap().bytes, 101);
+        let error = unpack_within(layer().as_slice(), dir().path(), 100).unwrap_err();
+        assert!(matches!(&error, Error::TooLarge(m) if m == "layer has more than 100 bytes"), "{error}");
+        // The length of a file in a header is only a promise: what is read counts.
+        let large = Layer::new().add(EntryType::Regular, "a", 0o644, "", &vec![0; 3 << 20]);
+        assert_eq!(large.unpack().1.unwrap().bytes, 3 << 20);
+    }
+
+    #[test]
+    fn names_are_limited() {
+        // A name that would be read into memory before anybody could look at it.
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::GNULongName);
+        header.set_size(8 << 30);
+        header.set_cksum();
+        let stream = header.as_bytes().chain(std::io::repeat(b'a').take(8 << 30));
+        let dir = tempfile::tempdir().unwrap();
+        let error = unpack(stream, dir.path()).unwrap_err().to_string();
+        assert!(error.contains("the headers of an entry have more than 1048576 bytes"), "{error}");
     }
 
     #[test]

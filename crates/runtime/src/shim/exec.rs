@@ -14,11 +14,11 @@ use std::path::Path;
 use caps::{CapSet, Capability, CapsHashSet};
 use libcontainer::capabilities::CapabilityExt;
 use libcontainer::oci_spec::runtime::{Capabilities, LinuxNamespaceType, Process, Spec};
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
+use nix::sys::stat::{Mode, fstat, makedev};
+use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, pipe2, setsid};
 
 use super::create::{Report, Stdio, execute, read_status, report};
 use super::protocol::Exec;
@@ -125,7 +125,7 @@ fn become_process(
         streams(stdio, user.uid())?;
     }
     nix::sys::stat::umask(Mode::from_bits_truncate(user.umask().unwrap_or(0o022)));
-    let at_first = chdir(process.cwd());
+    let at_first = enter(process.cwd());
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let no_new_privileges = process.no_new_privileges() == Some(true);
     let filter = || match seccomp {
@@ -140,9 +140,11 @@ fn become_process(
     }
     take_rights(process)?;
     if let Err(e) = at_first {
-        chdir(process.cwd())
+        // A directory of another machine may be closed to root and open to the user.
+        enter(process.cwd())
             .map_err(|_| format!("chdir to cwd ({:?}) set in config.json failed: {e}", process.cwd()))?;
     }
+    verify_working_dir()?;
     if no_new_privileges {
         nix::sys::prctl::set_no_new_privs().map_err(|e| format!("forbid new privileges: {e}"))?;
         filter()?;
@@ -153,9 +155,47 @@ fn become_process(
     Err(execute(&request.args, &path))
 }
 
+/// Enters a directory of the container. The container may have put links in its way: those of procfs, which
+/// lead to whatever descriptors this process has, are not followed, and all others end inside of the root.
+fn enter(dir: &Path) -> nix::Result<()> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    fchdir(openat2(root, dir, how)?)
+}
+
+/// The kernel says no path from the root for a directory outside of it.
+fn verify_working_dir() -> Result<(), String> {
+    match nix::unistd::getcwd() {
+        Ok(dir) if dir.is_absolute() => Ok(()),
+        _ => Err("the working directory is outside of the container's root".to_owned()),
+    }
+}
+
+/// Opens the container's null device. The container owns `/dev`: what is there is checked to be the real one
+/// before it is opened, since opening another device may do something.
+fn open_null() -> Result<OwnedFd, String> {
+    let failed = |e: nix::Error| format!("open /dev/null: {e}");
+    let found = open("/dev/null", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(failed)?;
+    let stat = fstat(&found).map_err(failed)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != makedev(1, 3) {
+        return Err("open /dev/null: it is not the null device".to_owned());
+    }
+    let number = found.as_raw_fd();
+    // Where the container has hidden procfs, what was examined cannot be opened, and nothing else is.
+    let null =
+        open(format!("/proc/self/fd/{number}").as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(failed)?;
+    match fstat(&null) {
+        Ok(opened) if opened.st_rdev == stat.st_rdev && opened.st_ino == stat.st_ino => Ok(null),
+        _ => Err("open /dev/null: it is not the null device".to_owned()),
+    }
+}
+
 fn streams(stdio: Stdio, uid: u32) -> Result<(), String> {
-    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|e| format!("open /dev/null: {e}"))?;
+    let null = open_null()?;
     let failed = |e: nix::Error| format!("connect the streams: {e}");
     for pipe in [&stdio.stdin, &stdio.stdout, &stdio.stderr].into_iter().flatten() {
         // So that a program may open /dev/stdout by name.

@@ -77,6 +77,16 @@ impl Node {
         tokio::time::timeout(limit, wait).await.expect("the container ends")
     }
 
+    /// Waits until something is so; fails after 20 seconds.
+    pub(crate) async fn until(&self, what: &str, mut check: impl FnMut() -> bool) {
+        let wait = async {
+            while !check() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.expect(what);
+    }
+
     pub(crate) async fn exec(&self, id: &str, script: &str) -> (String, String, i32) {
         let request = ExecSyncRequest {
             container_id: id.to_owned(),
