@@ -32,6 +32,8 @@ pub struct Config {
     pub storage_json: bool,
     /// Encryption of chosen resources in the store; `None` stores everything in the clear.
     pub encryption: Option<Arc<crate::registry::encryption::Encryption>>,
+    /// The audit log; `None` keeps none.
+    pub audit: Option<crate::audit::Config>,
     /// Seconds that events are kept; zero keeps them for ever.
     pub event_ttl_seconds: u32,
 }
@@ -68,6 +70,7 @@ impl Config {
             storage_prefix: "registry".to_owned(),
             storage_json: false,
             encryption: None,
+            audit: None,
             event_ttl_seconds: 3600,
         }
     }

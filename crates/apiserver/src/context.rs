@@ -1,10 +1,13 @@
 //! What the handlers know about the request they serve.
 
+use std::sync::Arc;
+
 use isopod_api::Value;
 use isopod_api::identity::UserInfo;
 use isopod_rules::kinds;
 use parking_lot::Mutex;
 
+use crate::audit::Record;
 use crate::options::Query;
 use crate::request_info::RequestInfo;
 
@@ -25,6 +28,8 @@ pub struct Ctx {
     pub parts: http::request::Parts,
     /// When the request arrived.
     pub now: jiff::Timestamp,
+    /// The request's record in the audit log, if it has one.
+    pub(crate) audit: Option<Arc<Record>>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -32,7 +37,7 @@ impl Ctx {
     /// The context of a request.
     pub fn new(user: UserInfo, info: RequestInfo, parts: http::request::Parts, now: jiff::Timestamp) -> Ctx {
         let query = Query::parse(parts.uri.query());
-        Ctx { user, info, query, parts, now, warnings: Mutex::default() }
+        Ctx { user, info, query, parts, now, audit: None, warnings: Mutex::default() }
     }
 
     /// A header as text, empty when absent.
@@ -60,6 +65,20 @@ impl Ctx {
     /// The warnings collected so far.
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut *self.warnings.lock())
+    }
+
+    /// Notes the object that was sent for the audit log.
+    pub(crate) fn audit_request(&self, object: &Value) {
+        if let Some(record) = &self.audit {
+            record.request_object(object);
+        }
+    }
+
+    /// Notes the object that is answered for the audit log.
+    pub(crate) fn audit_response(&self, object: &Value) {
+        if let Some(record) = &self.audit {
+            record.response_object(object);
+        }
     }
 
     /// What the kinds' rules may know.

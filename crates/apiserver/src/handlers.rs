@@ -116,6 +116,7 @@ impl ApiServer {
         };
         let answer = handler.create(&request, object).await?;
         let accept = respond::accept(ctx)?;
+        ctx.audit_response(&answer);
         Ok(respond::value_response(201, &answer, &accept, resource))
     }
 
@@ -194,6 +195,9 @@ impl ApiServer {
         let bytes = read_body(body).await?;
         let patch = Patch::parse(ctx.header(http::header::CONTENT_TYPE), &bytes)?;
         let apply = matches!(patch, Patch::Apply(_));
+        if let Some(record) = &ctx.audit {
+            record.request_patch(&bytes);
+        }
         let options = WriteOptions::parse(&ctx.query, "PatchOptions", apply)?;
         let manager = Manager { apply, ..Manager::of(ctx, &options) };
         let write = self.write(ctx, resource, &options, &manager);
@@ -229,6 +233,7 @@ impl ApiServer {
                         "uid": object["metadata"]["uid"]},
                 });
                 let accept = respond::accept(ctx)?;
+                ctx.audit_response(&status);
                 Ok(respond::value_response(200, &status, &accept, resource))
             }
         }
@@ -344,6 +349,7 @@ pub(crate) async fn delete_options(ctx: &Ctx, body: RequestBody) -> Result<Delet
     }
     let decoded = codec::decode(&bytes, media, meta_schema("DeleteOptions"), codec::FieldValidation::Ignore)
         .map_err(|e| Status::bad_request(e.to_string()))?;
+    ctx.audit_request(&decoded.value);
     DeleteOptions::parse(Some(&decoded.value), &ctx.query)
 }
 

@@ -170,6 +170,8 @@ pub struct AdmissionRequest<'a> {
     pub dry_run: bool,
     /// Warnings to be returned to the client.
     pub warnings: Vec<String>,
+    /// Annotations for the audit log.
+    pub annotations: Vec<(&'static str, String)>,
     /// What must be undone if the write fails after all (quota usage and the like), newest last.
     pub rollbacks: Vec<Rollback>,
 }

@@ -39,7 +39,7 @@ static WATCHERS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register(IntGaugeVec::new(opts, &["resource"]))
 });
 
-fn register<C: prometheus::core::Collector + Clone + 'static>(made: prometheus::Result<C>) -> C {
+pub(crate) fn register<C: prometheus::core::Collector + Clone + 'static>(made: prometheus::Result<C>) -> C {
     let metric = made.expect("the metric is described correctly");
     // A second server in one process (tests) shares the first one's registration.
     let _ = prometheus::default_registry().register(Box::new(metric.clone()));

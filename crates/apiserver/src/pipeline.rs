@@ -4,13 +4,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use http::{HeaderValue, Request, Response};
 use isopod_api::identity::UserInfo;
 use isopod_api::status::Status;
 use isopod_client::InProcessIdentity;
 
+use crate::audit::Record;
 use crate::body::{Body, RequestBody};
 use crate::context::Ctx;
 use crate::layers::{Attributes, Decision, PeerCertificates};
@@ -33,10 +34,13 @@ impl ApiServer {
         let started = Instant::now();
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query());
         let headers = parts.headers.clone();
-        let audit_id = uuid::Uuid::new_v4().to_string();
+        let audit_id = crate::audit::id_of(&headers);
+        let mut record = None;
         let long = info.is_long_running();
         let label = crate::metrics::Label::of(&info);
-        let serve = AssertUnwindSafe(Arc::clone(&self).serve_layers(parts, body, info)).catch_unwind();
+        let serve =
+            AssertUnwindSafe(Arc::clone(&self).serve_layers(parts, body, info, &audit_id, &mut record))
+                .catch_unwind();
         let outcome = if long {
             serve.await
         } else {
@@ -49,13 +53,25 @@ impl ApiServer {
         };
         let mut response = match outcome {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => respond::status(&headers, &status),
+            Ok(Err(status)) => {
+                if let Some(record) = &record {
+                    record.failure(&status);
+                }
+                respond::status(&headers, &status)
+            }
             Err(panic) => {
                 tracing::error!(panic = panic_text(&*panic), "a request handler panicked");
                 let status = Status::internal("this is a fault of the server; it has been logged");
+                if let Some(record) = &record {
+                    record.failure(&status);
+                    record.panicked();
+                }
                 respond::status(&headers, &status)
             }
         };
+        if let Some(record) = record {
+            response = recorded(response, record, long);
+        }
         if let Ok(id) = HeaderValue::from_str(&audit_id) {
             response.headers_mut().insert("audit-id", id);
         }
@@ -68,17 +84,35 @@ impl ApiServer {
         parts: http::request::Parts,
         body: RequestBody,
         info: RequestInfo,
+        audit_id: &str,
+        record: &mut Option<Arc<Record>>,
     ) -> Answer {
-        let user = self.authenticate(&parts).await?;
-        let user = self.impersonate(user, &parts.headers).await?;
+        let record_of = |user| self.audit.as_ref().and_then(|a| a.begin(audit_id, &parts, &info, user));
+        let user = match self.authenticate(&parts).await {
+            Ok(user) => user,
+            Err(status) => {
+                if let Some(record) = record_of(None) {
+                    record.refused(&status);
+                }
+                return Err(status);
+            }
+        };
+        *record = record_of(Some(&user));
+        let user = self.impersonate(user, &parts.headers, record.as_deref()).await?;
         let _seat = self.flow.seat(&info, &user).await?;
-        let ctx = Ctx::new(user, info, parts, self.clock.now());
+        let mut ctx = Ctx::new(user, info, parts, self.clock.now());
+        ctx.audit.clone_from(record);
         self.authorize(&ctx).await?;
         let ctx = Arc::new(ctx);
         let answer = Arc::clone(&self).dispatch(Arc::clone(&ctx), body).await;
         let mut response = match answer {
             Ok(response) => response,
-            Err(status) => respond::status(&ctx.parts.headers, &status),
+            Err(status) => {
+                if let Some(record) = record {
+                    record.failure(&status);
+                }
+                respond::status(&ctx.parts.headers, &status)
+            }
         };
         for warning in ctx.take_warnings() {
             let escaped = warning.replace('\\', "\\\\").replace('"', "\\\"");
@@ -116,7 +150,16 @@ impl ApiServer {
     /// Layer 3: may they.
     async fn authorize(&self, ctx: &Ctx) -> Result<(), Status> {
         let attributes = attributes(ctx);
-        match self.layers().authorize(&ctx.user, &attributes).await {
+        let decision = self.layers().authorize(&ctx.user, &attributes).await;
+        if let Some(record) = &ctx.audit {
+            let (word, reason) = match &decision {
+                Decision::Allow(reason) => ("allow", reason),
+                Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
+            };
+            record.annotate("authorization.k8s.io/decision", word);
+            record.annotate("authorization.k8s.io/reason", reason.as_str());
+        }
+        match decision {
             Decision::Allow(_) => Ok(()),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => {
                 Err(forbidden(&ctx.user, &attributes, &reason))
@@ -125,7 +168,12 @@ impl ApiServer {
     }
 
     /// Acts as another user if the request asks for that and the user may.
-    async fn impersonate(&self, user: UserInfo, headers: &http::HeaderMap) -> Result<UserInfo, Status> {
+    async fn impersonate(
+        &self,
+        user: UserInfo,
+        headers: &http::HeaderMap,
+        record: Option<&Record>,
+    ) -> Result<UserInfo, Status> {
         let text =
             |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let name = text("impersonate-user");
@@ -168,8 +216,27 @@ impl ApiServer {
         if !wanted.in_group(group) {
             wanted.groups.push(group.to_owned());
         }
+        if let Some(record) = record {
+            record.impersonated(&wanted);
+        }
         Ok(wanted)
     }
+}
+
+/// Records the answer: at once, or for one that goes on when its stream ends.
+fn recorded(response: Response<Body>, record: Arc<Record>, long: bool) -> Response<Body> {
+    let code = response.status().as_u16();
+    if !long || code >= 400 {
+        record.complete(code);
+        return response;
+    }
+    record.started(code);
+    response.map(|body| match body {
+        Body::Stream(stream) => Body::stream(stream.inspect(move |_| {
+            let _held = &record;
+        })),
+        other => other,
+    })
 }
 
 /// What must be allowed for a user to act as another.

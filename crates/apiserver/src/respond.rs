@@ -98,12 +98,14 @@ pub(crate) fn accept(ctx: &Ctx) -> Result<Accept, Status> {
 /// An object in the form the client accepts.
 pub(crate) fn object(ctx: &Ctx, resource: &Resource, code: u16, shown: Shown) -> Answer {
     let accept = accept(ctx)?;
-    if let (Shown::Entry(entry), Media::Json, Target::Object, false, true) =
-        (&shown, accept.media, &accept.target, accept.pretty, resource.is_storage_version())
+    let audited = ctx.audit.as_ref().is_some_and(|record| record.wants_response());
+    if let (Shown::Entry(entry), Media::Json, Target::Object, false, true, false) =
+        (&shown, accept.media, &accept.target, accept.pretty, resource.is_storage_version(), audited)
     {
         return Ok(with_body(code, "application/json", Body::full(entry.json.bytes().clone())));
     }
     let value = resource.to_version(shown.into_value());
+    ctx.audit_response(&value);
     let value = match &accept.target {
         Target::Object => value,
         Target::Table(version) => table::single(ctx, resource, value, version),
@@ -199,6 +201,9 @@ pub(crate) fn list_metadata(page: &Page) -> Value {
 /// A list in the form the client accepts.
 pub(crate) fn list(ctx: &Ctx, resource: &Resource, page: Page) -> Answer {
     let accept = accept(ctx)?;
+    if let Some(record) = ctx.audit.as_ref().filter(|record| record.wants_response()) {
+        record.response_object(&list_value(resource, &page, list_metadata(&page)));
+    }
     let plain = accept.media == Media::Json && accept.target == Target::Object && !accept.pretty;
     if plain && resource.is_storage_version() {
         return Ok(stream_list(resource, page, accept.gzip));

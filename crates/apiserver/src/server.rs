@@ -8,6 +8,7 @@ use isopod_client::clock::{Clock, SystemClock};
 use isopod_kv::Store;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::config::{Config, ConfigError};
 use crate::flow::Flow;
 use crate::layers::{Layers, Objects};
@@ -24,6 +25,9 @@ pub enum Error {
     /// The certificates given for authentication cannot be used.
     #[error("authentication: {0}")]
     Authentication(#[from] isopod_pki::Error),
+    /// The audit log cannot be kept.
+    #[error(transparent)]
+    Audit(#[from] crate::audit::Error),
     /// The store does not answer.
     #[error("the store cannot be watched")]
     Store,
@@ -40,6 +44,7 @@ pub struct ApiServer {
     layers: OnceLock<Layers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) flow: Flow,
+    pub(crate) audit: Option<Audit>,
     pub(crate) leases: crate::leases::Leases,
     pub(crate) published: crate::discovery::Published,
     shutdown: CancellationToken,
@@ -66,14 +71,17 @@ impl ApiServer {
         change: impl FnOnce(Layers) -> Layers,
     ) -> Result<Arc<ApiServer>, Error> {
         config.validate()?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let audit = config.audit.as_ref().map(|c| Audit::new(c, Arc::clone(&clock))).transpose()?;
         let registry =
             Registry::new(store, &config.storage_prefix, config.storage_json, config.encryption.as_ref());
         let server = Arc::new_cyclic(|me| ApiServer {
             me: Weak::clone(me),
             registry,
             layers: OnceLock::new(),
-            clock: Arc::new(SystemClock),
+            clock,
             flow: Flow::default(),
+            audit,
             leases: crate::leases::Leases::default(),
             published: crate::discovery::Published::default(),
             shutdown: CancellationToken::new(),
@@ -116,6 +124,13 @@ impl ApiServer {
     /// Ends watches, background work and, once requests are done, connections.
     pub fn stop(&self) {
         self.shutdown.cancel();
+    }
+
+    /// Waits until the audit log of what has been answered is written. Blocks for at most some seconds.
+    pub fn flush_audit(&self) {
+        if let Some(audit) = &self.audit {
+            audit.flush();
+        }
     }
 
     /// Cancelled when the server stops.

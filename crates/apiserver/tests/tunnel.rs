@@ -37,7 +37,9 @@ async fn kubelet() -> (u16, Arc<rustls::ClientConfig>) {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let mut stream = BufReader::new(acceptor.accept(stream).await.unwrap());
+                // A client that does not trust us goes away here.
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let mut stream = BufReader::new(stream);
                 let request = head(&mut stream).await;
                 assert!(!request.to_lowercase().contains("authorization"), "{request}");
                 let line = request.lines().next().unwrap().to_owned();
@@ -63,6 +65,10 @@ async fn kubelet() -> (u16, Arc<rustls::ClientConfig>) {
 
 async fn cluster() -> Arc<ApiServer> {
     let (port, tls) = kubelet().await;
+    cluster_with(port, tls).await
+}
+
+async fn cluster_with(port: u16, tls: Arc<rustls::ClientConfig>) -> Arc<ApiServer> {
     let mut config = config();
     config.kubelet_tls = Some(tls);
     let change =
@@ -122,6 +128,23 @@ async fn refusals_do_not_open_the_backend() {
     stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let answer = head(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("audit-id"), "{answer}");
+    server.stop();
+}
+
+/// Somebody at the node's address whose certificate another authority signed sees nothing of the request.
+#[tokio::test]
+async fn a_kubelet_of_another_authority_is_refused() {
+    let (port, _) = kubelet().await;
+    let (_, trusted) = kubelet().await;
+    let server = cluster_with(port, trusted).await;
+    let caller = Caller::new(&server);
+    let answer = caller.get("/api/v1/namespaces/default/pods/p/log").await;
+    let message = answer.body["message"].as_str().unwrap();
+    assert!(answer.code == 500 && message.contains("tls: invalid peer certificate"), "{message}");
+    let answer = request(&mut connect(&server), "exec?command=a").await;
+    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+    let answer = caller.get("/api/v1/nodes/n/proxy/healthz").await;
+    assert!(answer.code >= 500, "{:?}", answer.body);
     server.stop();
 }
 

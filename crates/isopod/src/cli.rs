@@ -117,6 +117,10 @@ pub(crate) struct ServerArgs {
     /// Silence after which a node is unknown [default: 50s]
     #[arg(long)]
     pub(crate) node_monitor_grace_period: Option<String>,
+    /// Flags of the API server
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(crate) api: crate::parts::api_flags::ApiFlags,
 }
 
 /// Flags of `isopod up`.

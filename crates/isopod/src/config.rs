@@ -1,6 +1,7 @@
 //! The server's configuration: flags over file over defaults, checked once.
 
 use crate::cli::ServerArgs;
+use crate::parts::api_flags::ApiFlags;
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) manifests: PathBuf,
     pub(crate) log_level: String,
     pub(crate) node_monitor_grace_period: Duration,
+    pub(crate) api: ApiFlags,
 }
 
 /// An etcd that is not ours.
@@ -40,15 +42,22 @@ pub(crate) struct OutsideEtcd {
     pub(crate) key: Option<PathBuf>,
 }
 
+/// Reads a file of flags.
+fn parse(text: &str) -> Result<ServerArgs, serde_yaml_ng::Error> {
+    if text.trim().is_empty() {
+        return Ok(ServerArgs::default());
+    }
+    let mut file: serde_yaml_ng::Mapping = serde_yaml_ng::from_str(text)?;
+    let api = ApiFlags::take(&mut file)?;
+    let own: ServerArgs = serde_yaml_ng::from_value(serde_yaml_ng::Value::Mapping(file))?;
+    Ok(ServerArgs { api, ..own })
+}
+
 /// Fills what the command line leaves open from the file.
 fn merge(args: ServerArgs) -> Result<ServerArgs> {
     let Some(path) = &args.config else { return Ok(args) };
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let file: ServerArgs = if text.trim().is_empty() {
-        ServerArgs::default()
-    } else {
-        serde_yaml_ng::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?
-    };
+    let file = parse(&text).with_context(|| format!("{} is not valid", path.display()))?;
     let list = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
     Ok(ServerArgs {
         data_dir: args.data_dir.or(file.data_dir),
@@ -72,6 +81,7 @@ fn merge(args: ServerArgs) -> Result<ServerArgs> {
         pod_manifest_path: args.pod_manifest_path.or(file.pod_manifest_path),
         log_level: args.log_level.or(file.log_level),
         node_monitor_grace_period: args.node_monitor_grace_period.or(file.node_monitor_grace_period),
+        api: args.api.or(file.api),
     })
 }
 
@@ -175,6 +185,7 @@ impl Config {
                 }
                 None => Duration::from_secs(50),
             },
+            api: args.api,
             node_name,
             data_dir,
         };
@@ -240,7 +251,7 @@ mod tests {
     use super::*;
 
     fn args(text: &str) -> ServerArgs {
-        serde_yaml_ng::from_str(text).expect("valid")
+        parse(text).expect("valid")
     }
 
     #[test]

@@ -5,11 +5,10 @@
 
 use crate::config::{Config, OutsideEtcd};
 use anyhow::{Context, Result};
-use base64::Engine;
 use ipnet::IpNet;
 use isopod_api::identity::{GROUP_MASTERS, GROUP_NODES, UserInfo};
 use isopod_apiserver::ApiServer;
-use isopod_apiserver::registry::encryption::Encryption;
+use isopod_apiserver::registry::encryption;
 use isopod_client::{Clock, Informers, SystemClock};
 use isopod_kv::Store;
 use isopod_pki::Pki;
@@ -100,9 +99,12 @@ fn api_config(config: &Config, pki: &Pki) -> Result<isopod_apiserver::Config> {
     api.authentication.front_proxy_names = vec!["front-proxy-client".into()];
     api.authentication.service_accounts = Some(Arc::new(tokens));
     api.authentication.bootstrap_tokens = true;
-    let key = base64::engine::general_purpose::STANDARD.encode(pki.encryption_key);
-    let encryption = Encryption::new(&[("key1".to_owned(), key)], &["secrets".to_owned()])?;
-    api.encryption = Some(Arc::new(encryption));
+    // Another file that the flags name takes its place.
+    if config.api.encryption_provider_config.is_none() {
+        let own = encryption::parse(&pki.encryption_config).context("pki/encryption-config.yaml")?;
+        api.encryption = Some(Arc::new(own));
+    }
+    config.api.apply(&mut api, Some(&config.data_dir.join("log/audit/audit.log")))?;
     Ok(api)
 }
 

@@ -81,6 +81,7 @@ fn server_flags(config: &Config) -> Vec<OsString> {
     if !config.agent {
         flags.push("--disable-agent".into());
     }
+    flags.extend(config.api.arguments());
     flags
 }
 

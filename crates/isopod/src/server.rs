@@ -80,6 +80,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         warn!("some parts did not stop within {STOP_TIME_MAX:?}");
     }
     plane.api.stop();
+    plane.api.flush_audit();
     process::remove_pid_file(&config.data_dir);
     match failed {
         None => Ok(()),

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use base64::Engine as _;
 use jiff::Timestamp;
 use rcgen::KeyPair;
 
@@ -71,8 +72,9 @@ pub struct Pki {
     pub service_account_key_pem: String,
     /// Its public half (SPKI PEM).
     pub service_account_public_key_pem: String,
-    /// Key that Secrets are encrypted with at rest.
-    pub encryption_key: [u8; ENCRYPTION_KEY_BYTES],
+    /// How what is stored is encrypted: an `apiserver.config.k8s.io/v1` `EncryptionConfiguration` with its keys. It
+    /// is the content of `encryption-config.yaml`, which an administrator may change.
+    pub encryption_config: String,
     /// File stems of what was made or renewed by this call, for instance `apiserver`.
     pub changed: Vec<String>,
 }
@@ -103,7 +105,7 @@ pub fn ensure(config: &Config, now: Timestamp) -> Result<Pki, Error> {
     let made = named(all(Vec::from(tasks))?, stems, &mut changed);
     let (service_account_key, made_key) = service_account_key(config)?;
     changed.extend(made_key.then(|| "sa".to_owned()));
-    let (encryption_key, made_key) = encryption_key(config)?;
+    let (encryption_config, made_key) = encryption_config(config)?;
     changed.extend(made_key.then(|| "encryption".to_owned()));
 
     let [
@@ -141,7 +143,7 @@ pub fn ensure(config: &Config, now: Timestamp) -> Result<Pki, Error> {
         kubelet_serving,
         service_account_key_pem: service_account_key.serialize_pem(),
         service_account_public_key_pem: service_account_key.public_key_pem(),
-        encryption_key,
+        encryption_config,
         changed,
     })
 }
@@ -216,15 +218,38 @@ fn service_account_key(config: &Config) -> Result<(KeyPair, bool), Error> {
     Ok((key, made))
 }
 
-fn encryption_key(config: &Config) -> Result<([u8; ENCRYPTION_KEY_BYTES], bool), Error> {
-    let path = config.directory.join("encryption.key");
-    if let Some(bytes) = read(&path)? {
-        let reason = format!("it has {} bytes, not {ENCRYPTION_KEY_BYTES}", bytes.len());
-        return bytes.try_into().map(|key| (key, false)).map_err(|_| Error::Corrupt { path, reason });
+/// Reads how the store is encrypted, or makes it: with a new key, or with that of an older version, which kept the
+/// bare key in `encryption.key`.
+fn encryption_config(config: &Config) -> Result<(String, bool), Error> {
+    let path = config.directory.join("encryption-config.yaml");
+    if let Some(text) = read_text(&path)? {
+        return Ok((text, false));
     }
-    let key: [u8; ENCRYPTION_KEY_BYTES] = rand::random();
-    write_private(&path, &key)?;
-    Ok((key, true))
+    let old = config.directory.join("encryption.key");
+    let key: [u8; ENCRYPTION_KEY_BYTES] = match read(&old)? {
+        Some(bytes) => {
+            let reason = format!("it has {} bytes, not {ENCRYPTION_KEY_BYTES}", bytes.len());
+            bytes.try_into().map_err(|_| Error::Corrupt { path: old, reason })?
+        }
+        None => rand::random(),
+    };
+    let secret = base64::engine::general_purpose::STANDARD.encode(key);
+    let text = format!(
+        "# The first provider encrypts what is stored, all decrypt it. Lost keys are lost data.
+kind: EncryptionConfiguration
+apiVersion: apiserver.config.k8s.io/v1
+resources:
+- resources: [secrets]
+  providers:
+  - aesgcm:
+      keys:
+      - name: key1
+        secret: {secret}
+  - identity: {{}}
+"
+    );
+    write_private(&path, text.as_bytes())?;
+    Ok((text, true))
 }
 
 type Task<'a, T> = Box<dyn FnOnce() -> Result<T, Error> + Send + 'a>;
@@ -286,6 +311,18 @@ mod tests {
         let third = ensure(&config, later).expect("renewal");
         assert_eq!(third.changed.len(), LEAVES);
         assert_eq!(third.service_account_key_pem, first.service_account_key_pem);
+    }
+
+    #[test]
+    fn the_bare_key_of_an_older_version_is_taken_over() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let config = config(directory.path());
+        fs::write(config.directory.join("encryption.key"), [1; ENCRYPTION_KEY_BYTES]).expect("write");
+        let first = ensure(&config, now()).expect("start").encryption_config;
+        assert!(first.contains("secret: AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="), "{first}");
+        // What an administrator makes of the file stays.
+        fs::write(config.directory.join("encryption-config.yaml"), "changed").expect("write");
+        assert_eq!(ensure(&config, now()).expect("start").encryption_config, "changed");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod admission;
+pub mod audit;
 pub mod kinds;
 pub mod managedfields;
 pub mod quota;

@@ -23,6 +23,20 @@ pub struct Config {
     pub disabled: Vec<String>,
 }
 
+/// Plugins with a shell of their own, by upstream's names.
+const SHELLS: &[&str] = &[
+    "CertificateApproval",
+    "CertificateSigning",
+    "CertificateSubjectRestriction",
+    "EventRateLimit",
+    "ResourceQuota",
+];
+
+/// The names of all plugins that there are, all of them on by default.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PLUGINS.iter().map(|plugin| plugin.name).chain(SHELLS.iter().copied())
+}
+
 /// The plugins, in the order they are asked.
 pub fn layers(
     config: &Config,

@@ -54,6 +54,7 @@ impl Pure {
             object: request.object,
             old: request.old,
             warnings: &mut request.warnings,
+            annotations: &mut request.annotations,
             suffix: &suffix,
         };
         let mut answers = Vec::new();

@@ -1,5 +1,6 @@
 //! Connections: accept, TLS, HTTP/1.1 and HTTP/2, graceful shutdown.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http_body_util::BodyExt as _;
@@ -14,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::PeerAddress;
 use crate::body::BoxError;
 use crate::layers::PeerCertificates;
 use crate::limits;
@@ -39,8 +41,8 @@ impl ApiServer {
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -67,7 +69,7 @@ impl ApiServer {
                 };
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
                 let peer = PeerCertificates(chain.iter().map(|c| c.clone().into_owned()).collect());
-                server.connection(stream, peer, shutdown).await;
+                server.connection_from(stream, peer, Some(from), shutdown).await;
             });
         }
         drop(listener);
@@ -79,7 +81,7 @@ impl ApiServer {
         }
     }
 
-    /// Serves one connection.
+    /// Serves one connection from an unknown address.
     pub async fn connection<S>(
         self: Arc<Self>,
         stream: S,
@@ -88,9 +90,25 @@ impl ApiServer {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        self.connection_from(stream, peer, None, shutdown).await;
+    }
+
+    /// Serves one connection.
+    async fn connection_from<S>(
+        self: Arc<Self>,
+        stream: S,
+        peer: PeerCertificates,
+        from: Option<SocketAddr>,
+        shutdown: CancellationToken,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = service_fn(move |mut request: http::Request<Incoming>| {
             let server = Arc::clone(&self);
             request.extensions_mut().insert(peer.clone());
+            if let Some(from) = from {
+                request.extensions_mut().insert(PeerAddress(from));
+            }
             async move {
                 let request = request.map(|b| b.map_err(|e| -> BoxError { e.into() }).boxed_unsync());
                 Ok::<_, std::convert::Infallible>(server.handle(request).await)

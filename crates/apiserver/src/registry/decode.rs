@@ -109,6 +109,7 @@ pub fn decode_kind(
         map.insert("apiVersion".to_owned(), wanted.into());
         map.insert("kind".to_owned(), kind.into());
     }
+    ctx.audit_request(&object);
     Ok(object)
 }
 

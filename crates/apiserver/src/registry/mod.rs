@@ -80,7 +80,7 @@ impl Registry {
             self.stored.entry(facts.group).or_default().insert(facts.plural, Arc::clone(&stored));
             return stored;
         }
-        let stored = Arc::new(Stored::new(facts, prefix, json, encryption.cloned()));
+        let stored = Arc::new(Stored::new(facts, prefix, json, encryption.map(Arc::as_ref)));
         by_name.insert(facts.plural, Arc::clone(&stored));
         self.stored.entry(facts.group).or_default().insert(facts.plural, Arc::clone(&stored));
         if facts.verbs.contains(&"get") && facts.verbs.contains(&"list") {

@@ -10,7 +10,7 @@ use isopod_api::status::Status;
 use isopod_api::{Value, object};
 use isopod_rules::kinds::{Strategy, strategy};
 
-use super::encryption::{Encryption, is_encrypted};
+use super::encryption::{Encryption, Transformer, is_encrypted};
 use crate::cache::resource::{Decode, Spec};
 use crate::cache::{Cache, filter};
 
@@ -97,7 +97,7 @@ pub struct Stored {
     /// An object without content, as a decoder gives it.
     pub empty: Value,
     json: bool,
-    encryption: Option<Arc<Encryption>>,
+    encryption: Option<Arc<Transformer>>,
 }
 
 impl std::fmt::Debug for Stored {
@@ -112,8 +112,9 @@ impl Stored {
         facts: &'static ResourceFacts,
         prefix: &str,
         json: bool,
-        encryption: Option<Arc<Encryption>>,
+        encryption: Option<&Encryption>,
     ) -> Stored {
+        let encryption = encryption.and_then(|e| e.of(facts.storage_group, facts.plural));
         let strategy = strategy(facts.storage_group, facts.kind);
         let schema = facts::builtin()
             .kind(facts.storage_group, facts.storage_version, facts.kind)
@@ -167,11 +168,14 @@ impl Stored {
             proto::encode_object(&self.schema, object)
         };
         match &self.encryption {
-            Some(encryption) if encryption.covers(self.group, self.plural) => {
-                encryption.seal(store_key, plain).map_err(Status::internal)
-            }
-            _ => Ok(plain),
+            Some(encryption) => encryption.seal(store_key, plain).map_err(Status::internal),
+            None => Ok(plain),
         }
+    }
+
+    /// Whether stored bytes would be encrypted otherwise now.
+    pub fn is_stale(&self, bytes: &[u8]) -> bool {
+        self.encryption.as_ref().is_some_and(|e| e.is_stale(bytes))
     }
 
     /// The object in stored bytes.
@@ -183,13 +187,15 @@ impl Stored {
 /// First bytes of every stored protobuf object.
 const PROTO_MAGIC: &[u8] = b"k8s\0";
 
-fn decoder(facts: &'static ResourceFacts, encryption: Option<Arc<Encryption>>) -> Decode {
+fn decoder(facts: &'static ResourceFacts, encryption: Option<Arc<Transformer>>) -> Decode {
     Arc::new(move |store_key, bytes| {
         let mut opened = None;
-        if is_encrypted(bytes) {
-            let encryption =
-                encryption.as_ref().ok_or("the stored value is encrypted and no key is configured")?;
-            opened = encryption.open(store_key, bytes).map_err(|e| e.to_string())?;
+        match &encryption {
+            Some(encryption) => opened = encryption.open(store_key, bytes).map_err(|e| e.to_string())?,
+            None if is_encrypted(bytes) => {
+                return Err("the stored value is encrypted and no key is configured".to_owned());
+            }
+            None => {}
         }
         let bytes = opened.as_deref().unwrap_or(bytes);
         let object: Value = if bytes.starts_with(PROTO_MAGIC) {

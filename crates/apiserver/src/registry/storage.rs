@@ -20,6 +20,8 @@ pub struct Current {
     pub object: Value,
     /// Revision of the last change.
     pub revision: i64,
+    /// Whether the bytes stored would be encrypted otherwise now, so that an update is due that changes nothing.
+    pub stale: bool,
 }
 
 /// How a write to one key ended.
@@ -89,13 +91,14 @@ impl Stored {
     /// Decodes a key-value.
     pub fn current_of(&self, kv: &KeyValue) -> Result<Current, Status> {
         let key = self.cache.suffix(&kv.key).unwrap_or_default();
+        let stale = self.is_stale(&kv.value);
         if let Some(entry) = self.cache.get(key).filter(|e| e.revision == kv.mod_revision) {
-            return Ok(Current { object: entry.object(), revision: kv.mod_revision });
+            return Ok(Current { object: entry.object(), revision: kv.mod_revision, stale });
         }
         let store_key = String::from_utf8_lossy(&kv.key);
         let mut object = self.decode(&store_key, &kv.value)?;
         set_revision(&mut object, kv.mod_revision);
-        Ok(Current { object, revision: kv.mod_revision })
+        Ok(Current { object, revision: kv.mod_revision, stale })
     }
 
     /// Writes an object if its key is at `expected` (0: does not exist). On success the object has its new

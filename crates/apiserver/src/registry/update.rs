@@ -81,7 +81,7 @@ impl Write<'_> {
         self.admission(Operation::Update, false, &mut new, old, rollbacks).await?;
         self.server.before_store(self, &mut new, Some(old), rollbacks).await?;
         self.record_fields(&mut new, Some(old));
-        if new == *old {
+        if new == *old && !current.stale {
             return Ok(Step::Done(new));
         }
         if self.options.dry_run {

@@ -104,6 +104,7 @@ impl Write<'_> {
             old,
             dry_run: self.options.dry_run,
             warnings: Vec::new(),
+            annotations: Vec::new(),
             rollbacks: Vec::new(),
         };
         let mut result = Ok(());
@@ -118,6 +119,9 @@ impl Write<'_> {
             }
         }
         request.warnings.drain(..).for_each(|w| self.ctx.warn(w));
+        if let Some(record) = &self.ctx.audit {
+            request.annotations.drain(..).for_each(|(name, value)| record.annotate(name, value));
+        }
         rollbacks.0.append(&mut request.rollbacks);
         result
     }

@@ -84,5 +84,6 @@ pub(crate) async fn create_binding(
 fn success(ctx: &Ctx, resource: &Resource) -> Answer {
     let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
         "status": "Success", "code": 201});
+    ctx.audit_response(&status);
     Ok(respond::value_response(201, &status, &respond::accept(ctx)?, resource))
 }

@@ -81,7 +81,9 @@ pub(super) async fn serve(
     let accept = respond::accept(ctx)?;
     if info.verb == "get" {
         let entry = server.entry(resource, &info.namespace, &info.name, "").await?;
-        return Ok(respond::value_response(200, &scale_of(&entry.object()), &accept, resource));
+        let scale = scale_of(&entry.object());
+        ctx.audit_response(&scale);
+        return Ok(respond::value_response(200, &scale, &accept, resource));
     }
     let facts = isopod_api::facts::builtin().kind("autoscaling", "v1", "Scale");
     let schema = &facts.ok_or_else(|| Status::internal("no Scale"))?.schema;
@@ -123,5 +125,7 @@ pub(super) async fn serve(
         let mut change = |current: &Value| rescaled(current, &scale, &info.name);
         write.update(Part::Subresource, &mut change, None).await?
     };
-    Ok(respond::value_response(200, &scale_of(&updated.object), &accept, resource))
+    let scale = scale_of(&updated.object);
+    ctx.audit_response(&scale);
+    Ok(respond::value_response(200, &scale, &accept, resource))
 }

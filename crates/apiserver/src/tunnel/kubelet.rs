@@ -234,7 +234,7 @@ async fn stream(server: &Arc<ApiServer>, ctx: &Ctx, backend: &Backend, uri: &str
     *request.headers_mut() = forwarded_headers(&ctx.parts.headers, true);
     let host = backend.address.to_string().parse().map_err(|_| dial_error("bad address"))?;
     request.headers_mut().insert(header::HOST, host);
-    upgrade(backend, request, client, server.shutdown().clone()).await
+    upgrade(backend, request, client, server.shutdown().clone(), ctx.audit.clone()).await
 }
 
 #[cfg(test)]

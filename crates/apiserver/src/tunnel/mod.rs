@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Record;
 use crate::body::{Body, BoxError, RequestBody};
 
 /// Longest a connection and its TLS handshake may take.
@@ -141,6 +142,7 @@ pub(crate) async fn upgrade(
     request: Request<RequestBody>,
     client: OnUpgrade,
     shutdown: CancellationToken,
+    audit: Option<Arc<Record>>,
 ) -> Result<Response<Body>, Status> {
     let mut answer = backend.send(request).await.map_err(|e| dial_error(&e))?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -151,6 +153,8 @@ pub(crate) async fn upgrade(
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = answer.headers().clone();
     tokio::spawn(async move {
+        // The stream's end is recorded when the record is let go.
+        let _audit = audit;
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
         tokio::select! {

@@ -85,7 +85,7 @@ pub(crate) async fn serve(
     if upgrades {
         let client = ctx.parts.extensions.get::<OnUpgrade>().cloned();
         let client = client.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
-        return upgrade(&backend, request, client, server.shutdown().clone()).await;
+        return upgrade(&backend, request, client, server.shutdown().clone(), ctx.audit.clone()).await;
     }
     let answer = backend
         .send(request)

@@ -94,6 +94,11 @@ pub async fn server_of(
 
 /// A started server with all its own layers, and service account tokens.
 pub async fn guarded_server() -> Arc<ApiServer> {
+    guarded_server_with(|_| {}).await
+}
+
+/// The same, configured otherwise.
+pub async fn guarded_server_with(change: impl FnOnce(&mut Config)) -> Arc<ApiServer> {
     let directory = tempfile::tempdir().unwrap();
     let keys = isopod_pki::Config {
         directory: directory.path().to_owned(),
@@ -108,6 +113,7 @@ pub async fn guarded_server() -> Arc<ApiServer> {
     let tokens = ServiceAccountTokens::new("https://kubernetes.default.svc", &[], key, &[]).unwrap();
     let mut config = Config::new("127.0.0.1".parse().unwrap(), 6443, "10.43.0.0/16".parse().unwrap());
     config.authentication.service_accounts = Some(Arc::new(tokens));
+    change(&mut config);
     let store = swaps::fresh_store(&mut config).await;
     let server = ApiServer::new(config, store).await.unwrap();
     server.start().await.unwrap();

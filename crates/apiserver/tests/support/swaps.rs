@@ -109,10 +109,12 @@ impl Etcd {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let deadline = Instant::now() + START;
         while Instant::now() < deadline && self.process.try_wait().unwrap().is_none() {
-            let status = async { grpc::connect(&[self.url.clone()], None).unwrap().status().await };
+            let status =
+                async { grpc::connect(std::slice::from_ref(&self.url), None).unwrap().status().await };
             if runtime.block_on(status).is_ok() {
                 return true;
             }
+            #[allow(clippy::disallowed_methods, reason = "this thread has nothing else to do")]
             std::thread::sleep(Duration::from_millis(50));
         }
         false

@@ -88,6 +88,8 @@ pub(crate) struct Flags {
     /// Allow privileged containers (always so; Pod Security admission decides)
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value_t = true, action = clap::ArgAction::Set)]
     allow_privileged: bool,
+    #[command(flatten)]
+    api: super::api_flags::ApiFlags,
 }
 
 fn port_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
@@ -131,6 +133,7 @@ fn config(flags: &Flags, address: IpAddr) -> Result<isopod_apiserver::Config> {
         let ca = super::read("kubelet-certificate-authority", ca)?;
         config.kubelet_tls = Some(isopod_pki::tls::client_config(&ca, Some(&leaf), &["http/1.1"])?);
     }
+    flags.api.apply(&mut config, None)?;
     Ok(config)
 }
 
@@ -172,6 +175,7 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
         }
         serving.await.context("serve")?;
         api.stop();
+        api.flush_audit();
         Ok(())
     })
     .await

@@ -1,6 +1,7 @@
 //! The parts as processes of their own, with upstream's flag names for what is supported.
 
 pub(crate) mod accounts;
+pub(crate) mod api_flags;
 pub(crate) mod apiserver;
 pub(crate) mod controller_manager;
 pub(crate) mod etcd;

@@ -12,6 +12,7 @@ mod network;
 mod nodes;
 mod parts;
 mod pods;
+mod security;
 mod workloads;
 
 use isopod_testkit::{Cluster, ClusterOptions, busybox};

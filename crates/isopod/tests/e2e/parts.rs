@@ -10,7 +10,7 @@ use std::time::Duration;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Processes that end with the test.
-struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     cluster: &'a Cluster,
     running: Vec<Child>,
 }
@@ -24,11 +24,14 @@ impl Drop for Parts<'_> {
     }
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    pub(crate) fn new(cluster: &'a Cluster) -> Self {
+        Parts { cluster, running: Vec::new() }
+    }
     fn at(&self, name: &str) -> PathBuf {
         self.cluster.directory.path().join(name)
     }
-    fn pki(&self, name: &str) -> String {
+    pub(crate) fn pki(&self, name: &str) -> String {
         self.cluster.data_dir().join("pki").join(name).to_string_lossy().into_owned()
     }
 
@@ -43,8 +46,9 @@ impl Parts<'_> {
         Ok(())
     }
 
-    fn start_store_and_api(&mut self) -> Result<()> {
-        let data = self.at("etcd-data").to_string_lossy().into_owned();
+    /// Starts the store, on data at hand or on none, and the API server with further flags.
+    pub(crate) fn start_store_and_api(&mut self, data: Option<&str>, flags: &[&str]) -> Result<()> {
+        let data = data.map_or_else(|| self.at("etcd-data").to_string_lossy().into_owned(), str::to_owned);
         let [ca, cert, key] = ["etcd/ca.crt", "etcd/server.crt", "etcd/server.key"].map(|f| self.pki(f));
         let url = "https://127.0.0.1:2379";
         self.start(
@@ -67,33 +71,32 @@ impl Parts<'_> {
             ["apiserver-etcd-client.crt", "apiserver-etcd-client.key"].map(|f| self.pki(f));
         let [cert, key, clients] = ["apiserver.crt", "apiserver.key", "client-ca.crt"].map(|f| self.pki(f));
         let [private, public] = ["sa.key", "sa.pub"].map(|f| self.pki(f));
-        self.start(
-            "kube-apiserver",
-            &[
-                "--etcd-servers",
-                url,
-                "--etcd-cafile",
-                &ca,
-                "--etcd-certfile",
-                &client,
-                "--etcd-keyfile",
-                &client_key,
-                "--tls-cert-file",
-                &cert,
-                "--tls-private-key-file",
-                &key,
-                "--client-ca-file",
-                &clients,
-                "--service-account-issuer",
-                "https://kubernetes.default.svc.cluster.local",
-                "--service-account-signing-key-file",
-                &private,
-                "--service-account-key-file",
-                &public,
-                "--service-cluster-ip-range",
-                "10.43.0.0/16",
-            ],
-        )?;
+        let mut arguments = vec![
+            "--etcd-servers",
+            url,
+            "--etcd-cafile",
+            &ca,
+            "--etcd-certfile",
+            &client,
+            "--etcd-keyfile",
+            &client_key,
+            "--tls-cert-file",
+            &cert,
+            "--tls-private-key-file",
+            &key,
+            "--client-ca-file",
+            &clients,
+            "--service-account-issuer",
+            "https://kubernetes.default.svc.cluster.local",
+            "--service-account-signing-key-file",
+            &private,
+            "--service-account-key-file",
+            &public,
+            "--service-cluster-ip-range",
+            "10.43.0.0/16",
+        ];
+        arguments.extend(flags);
+        self.start("kube-apiserver", &arguments)?;
         eventually("the API server is ready", MINUTE, || {
             self.cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok()
         })
@@ -125,8 +128,8 @@ fn etcd_apiserver_controllers_and_scheduler_apart() -> Result<()> {
     let options = ClusterOptions { flags: vec!["--disable-agent".into()] };
     let mut cluster = Cluster::start(binary(), &options)?;
     cluster.terminate()?;
-    let mut parts = Parts { cluster: &cluster, running: Vec::new() };
-    parts.start_store_and_api()?;
+    let mut parts = Parts::new(&cluster);
+    parts.start_store_and_api(None, &[])?;
     let (manager, scheduler) = (parts.kubeconfig("controller-manager")?, parts.kubeconfig("scheduler")?);
     let ca = parts.pki("serving-ca.crt");
     parts.start(

@@ -64,6 +64,8 @@ pub struct Request<'a> {
     pub old: &'a Value,
     /// Warnings for the client.
     pub warnings: &'a mut Vec<String>,
+    /// Annotations for the audit log.
+    pub annotations: &'a mut Vec<(&'static str, String)>,
     /// Five random characters fit for a name.
     pub suffix: &'a str,
 }

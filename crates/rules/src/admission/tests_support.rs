@@ -19,6 +19,7 @@ pub(crate) struct Change<'a> {
     pub(crate) old: Value,
     pub(crate) stored: Vec<(&'static str, Vec<Value>)>,
     pub(crate) warnings: Vec<String>,
+    pub(crate) annotations: Vec<(&'static str, String)>,
 }
 
 impl<'a> Change<'a> {
@@ -35,6 +36,7 @@ impl<'a> Change<'a> {
             old: Value::Null,
             stored: Vec::new(),
             warnings: Vec::new(),
+            annotations: Vec::new(),
         }
     }
 
@@ -64,6 +66,7 @@ impl<'a> Change<'a> {
                 object: &mut self.object,
                 old: &self.old,
                 warnings: &mut self.warnings,
+                annotations: &mut self.annotations,
                 suffix: "abcde",
             };
             let answer = |query: Query| {

@@ -2,7 +2,7 @@
 //!
 //! Three modes (`enforce`, `audit`, `warn`), each with a level and a version; without a label everything is
 //! allowed. Levels, checks, versions and messages are upstream's of v1.36. There are no exemptions.
-//! Audit annotations follow with the audit log.
+//! What was enforced, and what the `audit` level would refuse, goes to the audit log as annotations.
 
 mod baseline;
 mod evaluate;
@@ -23,6 +23,9 @@ use super::{Operation, Plugin, Query, Request, View};
 
 /// The version of the checks that `latest` means.
 pub const LATEST_MINOR: u32 = 36;
+/// Annotations of the audit log: the level that was enforced, and what the audited one would refuse.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const VIOLATED: &str = "pod-security.kubernetes.io/audit-violations";
 /// Existing pods that are looked at when a namespace's level rises.
 const PODS_CHECKED_MAX: usize = 3000;
 
@@ -188,6 +191,8 @@ fn validate(request: &mut Request<'_>, view: &View) -> Result<(), Status> {
         if request.operation == Operation::Update && !significant(request.object, request.old) {
             return Ok(());
         }
+        request.annotations.push((ENFORCED, policy.enforce.to_string()));
+        record(request, policy.audit, None);
         let violations = evaluate(policy.enforce, request.object);
         if !violations.is_empty() {
             let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, describe(&violations));
@@ -195,19 +200,32 @@ fn validate(request: &mut Request<'_>, view: &View) -> Result<(), Status> {
         }
         warn(request, policy.warn, None);
     } else if let Some(pointer) = template_pointer(request.group, request.resource) {
+        record(request, policy.audit, Some(pointer));
         warn(request, policy.warn, Some(pointer));
     }
     Ok(())
 }
 
-fn warn(request: &mut Request<'_>, policy: LevelVersion, template: Option<&str>) {
+/// What a level has against a pod, or against the template of one; `None` if nothing.
+fn complaint(request: &Request<'_>, policy: LevelVersion, template: Option<&str>) -> Option<String> {
     let subject = match template {
         None => Some(&*request.object),
         Some(pointer) => request.object.pointer(pointer).filter(|template| !template.is_null()),
     };
     let violations = subject.map(|pod| evaluate(policy, pod)).unwrap_or_default();
-    if !violations.is_empty() {
-        request.warnings.push(format!("would violate PodSecurity \"{policy}\": {}", describe(&violations)));
+    let told = || format!("would violate PodSecurity \"{policy}\": {}", describe(&violations));
+    (!violations.is_empty()).then(told)
+}
+
+fn warn(request: &mut Request<'_>, policy: LevelVersion, template: Option<&str>) {
+    if let Some(complaint) = complaint(request, policy, template) {
+        request.warnings.push(complaint);
+    }
+}
+
+fn record(request: &mut Request<'_>, policy: LevelVersion, template: Option<&str>) {
+    if let Some(complaint) = complaint(request, policy, template) {
+        request.annotations.push((VIOLATED, complaint));
     }
 }
 

@@ -1,0 +1,133 @@
+//! What strangers and people without the right do not get, over a connection and through all layers.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod support;
+
+use std::sync::Arc;
+
+use isopod_apiserver::ApiServer;
+use isopod_apiserver::layers::PeerCertificates;
+use serde_json::json;
+use support::{Caller, guarded_server, guarded_server_with};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
+
+/// The status code of a request on a connection of its own, without a certificate.
+async fn code(server: &Arc<ApiServer>, method: &str, path: &str, headers: &str) -> u16 {
+    let (mut near, far) = tokio::io::duplex(256 * 1024);
+    tokio::spawn(Arc::clone(server).connection(far, PeerCertificates::default(), CancellationToken::new()));
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}connection: close\r\n\r\n");
+    near.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    near.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer[9..12]).parse().unwrap()
+}
+
+#[tokio::test]
+async fn strangers_reach_health_and_version_alone() {
+    let server = guarded_server().await;
+    for path in ["/healthz", "/livez", "/readyz", "/readyz?verbose", "/version", "/version/"] {
+        assert_eq!(code(&server, "GET", path, "").await, 200, "{path}");
+    }
+    for path in [
+        "/",
+        "/api",
+        "/apis",
+        "/apis/apps/v1",
+        "/api/v1/namespaces/default/pods",
+        "/api/v1/pods?watch=1",
+        "/api/v1/namespaces/default/secrets/a",
+        "/api/v1/nodes/n/proxy/healthz",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/metrics",
+        "/.well-known/openid-configuration",
+        "/openid/v1/jwks",
+        "/logs",
+        "/debug/pprof/",
+        "/healthzz",
+        "/version2",
+        "//healthz",
+    ] {
+        assert_eq!(code(&server, "GET", path, "").await, 401, "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        assert_eq!(code(&server, method, "/api/v1/namespaces/default/pods", "").await, 401, "{method}");
+        // Health may be looked at and nothing else.
+        assert_eq!(code(&server, method, "/healthz", "").await, 403, "{method}");
+    }
+    // Single checks are for those who have a name and the right.
+    assert_eq!(code(&server, "GET", "/livez/ping", "").await, 403);
+    assert_eq!(code(&server, "GET", "/healthz/../api", "").await, 403);
+    // Who shows bad credentials is not taken for a stranger, and who names himself is nobody.
+    assert_eq!(code(&server, "GET", "/healthz", "authorization: Bearer forged\r\n").await, 401);
+    assert_eq!(
+        code(&server, "GET", "/api", "x-remote-user: admin\r\nx-remote-group: system:masters\r\n").await,
+        401
+    );
+    assert_eq!(code(&server, "GET", "/api", "impersonate-user: admin\r\n").await, 401);
+    server.stop();
+}
+
+#[tokio::test]
+async fn profiling_is_served_to_nobody() {
+    let server = guarded_server().await;
+    let admin = Caller::of(&server, "admin", &["system:masters"]);
+    for path in [
+        "/debug/pprof/",
+        "/debug/pprof/profile",
+        "/debug/pprof/heap",
+        "/debug/flags/v",
+        "/debug/api_priority_and_fairness/dump_queues",
+        "/logs",
+    ] {
+        assert_eq!(admin.get(path).await.code, 404, "{path}");
+    }
+    server.stop();
+}
+
+/// A role that may `get` what runs commands does not let its holder run any; `create` does.
+#[tokio::test]
+async fn commands_in_containers_need_create() {
+    let server = guarded_server().await;
+    let admin = Caller::of(&server, "admin", &["system:masters"]);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let resources = ["pods/exec", "pods/attach", "pods/portforward"];
+    for (user, verb) in [("reader", "get"), ("runner", "create")] {
+        let role = json!({"metadata": {"name": user}, "rules": [{"apiGroups": [""], "resources": resources, "verbs": [verb]}]});
+        assert_eq!(admin.post(&format!("{rbac}/roles"), &role).await.code, 201);
+        let binding = json!({"metadata": {"name": user}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]});
+        assert_eq!(admin.post(&format!("{rbac}/rolebindings"), &binding).await.code, 201);
+    }
+    let (reader, runner) = (Caller::of(&server, "reader", &[]), Caller::of(&server, "runner", &[]));
+    for resource in resources {
+        let sub = resource.trim_start_matches("pods/");
+        let path = format!("/api/v1/namespaces/default/pods/none/{sub}?command=id");
+        for method in ["GET", "POST"] {
+            let refused = reader
+                .send(method, &path, &[("upgrade", "websocket"), ("connection", "Upgrade")], vec![])
+                .await;
+            assert_eq!(refused.code, 403, "{method} {path}");
+            let message = refused.body["message"].as_str().unwrap();
+            assert!(message.contains("cannot create resource"), "{message}");
+            // Allowed: there is no such pod.
+            assert_eq!(runner.send(method, &path, &[], vec![]).await.code, 404, "{method} {path}");
+        }
+    }
+    server.stop();
+}
+
+/// External IPs are refused unless the administrator turns the plugin off that refuses them.
+#[tokio::test]
+async fn external_addresses_are_allowed_by_the_administrator_alone() {
+    let service =
+        json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}], "externalIPs": ["192.0.2.9"]}});
+    for (disabled, code) in [(vec![], 403), (vec!["DenyServiceExternalIPs".to_owned()], 201)] {
+        let server = guarded_server_with(|config| config.admission.disabled = disabled).await;
+        let admin = Caller::of(&server, "admin", &["system:masters"]);
+        let answer = admin.post("/api/v1/namespaces/default/services", &service).await;
+        assert_eq!(answer.code, code, "{:?}", answer.body);
+        server.stop();
+    }
+}
