@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use isopod_mvcc::{Header, Record, Restore, SnapshotCursor, State, StoredRecord};
-use parking_lot::RwLock;
 use prost::Message;
 use prost::encoding::decode_varint;
 
 use crate::config::MAX_RECORD_BYTES;
+use crate::engine::Shared;
 use crate::error::OpenError;
+use crate::member::{Membership, StoredMembership};
 use crate::storage::{File, Storage};
 use crate::wal::{
     PRELUDE_BYTES, RECORD_OVERHEAD_BYTES, append_prelude, append_record, check_prelude, kind, parse_record,
@@ -40,6 +41,9 @@ struct FileHeader {
     member_id: u64,
     #[prost(message, required, tag = "3")]
     state: Header,
+    /// Absent in what was written before there was replication.
+    #[prost(message, optional, tag = "4")]
+    membership: Option<StoredMembership>,
 }
 
 /// The last record.
@@ -62,12 +66,12 @@ pub(crate) struct Written {
 pub(crate) struct Loaded {
     pub(crate) state: State,
     pub(crate) cluster_id: u64,
-    pub(crate) member_id: u64,
+    pub(crate) membership: Option<Membership>,
     pub(crate) bytes: u64,
 }
 
 /// The name of a checkpoint.
-fn file_name(index: u64) -> String {
+pub(crate) fn file_name(index: u64) -> String {
     format!("checkpoint-{index:016x}")
 }
 
@@ -78,14 +82,14 @@ fn parse_name(name: &str) -> Option<u64> {
 }
 
 /// Gives out a checkpoint's bytes piece by piece while the store goes on.
-pub(crate) struct Producer<'a> {
-    state: &'a RwLock<State>,
+pub(crate) struct Producer {
+    shared: Arc<Shared>,
+    membership: StoredMembership,
     /// Taken only when this value is dropped.
     cursor: Option<SnapshotCursor>,
     records: u64,
     offset: u64,
     stage: Stage,
-    identity: (u64, u64),
 }
 
 enum Stage {
@@ -94,10 +98,14 @@ enum Stage {
     Done,
 }
 
-impl<'a> Producer<'a> {
-    pub(crate) fn new(state: &'a RwLock<State>, identity: (u64, u64)) -> Producer<'a> {
-        let cursor = Some(state.write().begin_snapshot());
-        Producer { state, cursor, records: 0, offset: 0, stage: Stage::Header, identity }
+impl Producer {
+    pub(crate) fn new(shared: Arc<Shared>) -> Producer {
+        let (cursor, membership) = {
+            // Membership changes with the state locked, so that the two belong together.
+            let mut state = shared.state.write();
+            (state.begin_snapshot(), shared.membership.read().store())
+        };
+        Producer { shared, membership, cursor: Some(cursor), records: 0, offset: 0, stage: Stage::Header }
     }
 
     pub(crate) fn index(&self) -> u64 {
@@ -109,20 +117,31 @@ impl<'a> Producer<'a> {
     }
 
     /// The next piece, appended to an empty buffer. False at the end.
-    pub(crate) fn next(&mut self, buffer: &mut Vec<u8>) -> bool {
+    ///
+    /// # Errors
+    /// The state was replaced by a snapshot from another member.
+    pub(crate) fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
         let batch = self.offset as u32;
         match self.stage {
             Stage::Header => {
                 append_prelude(buffer, MAGIC, CHECKPOINT_VERSION);
-                let (cluster_id, member_id) = self.identity;
-                let header = FileHeader { cluster_id, member_id, state: self.cursor().header().clone() };
+                let header = FileHeader {
+                    cluster_id: self.shared.cluster_id,
+                    member_id: self.shared.member_id,
+                    state: self.cursor().header().clone(),
+                    membership: Some(self.membership.clone()),
+                };
                 append_record(buffer, kind::CHECKPOINT, batch, |payload| {
                     header.encode(payload).expect("a vector grows");
                 });
                 self.stage = Stage::Records;
             }
             Stage::Records => {
-                append_record(buffer, kind::RECORDS, batch, |payload| self.fill(payload));
+                let mut valid = true;
+                append_record(buffer, kind::RECORDS, batch, |payload| valid = self.fill(payload));
+                if !valid {
+                    return Err(io::Error::other("the state was replaced by a snapshot"));
+                }
                 if buffer.len() == RECORD_OVERHEAD_BYTES {
                     buffer.clear();
                     let end = FileEnd { records: self.records };
@@ -132,28 +151,35 @@ impl<'a> Producer<'a> {
                     self.stage = Stage::Done;
                 }
             }
-            Stage::Done => return false,
+            Stage::Done => return Ok(false),
         }
         self.offset += buffer.len() as u64;
-        true
+        Ok(true)
     }
 
-    fn fill(&mut self, payload: &mut Vec<u8>) {
+    /// False if the state is not the one of which this is a checkpoint.
+    fn fill(&mut self, payload: &mut Vec<u8>) -> bool {
         while payload.len() < BLOCK_BYTES {
             let cursor = self.cursor.as_mut().expect("there until dropped");
-            let Some(records) = cursor.next(&self.state.read(), KEYS_PER_STEP) else { break };
+            let state = self.shared.state.read();
+            if !cursor.is_valid(&state) {
+                return false;
+            }
+            let Some(records) = cursor.next(&state, KEYS_PER_STEP) else { break };
+            drop(state);
             for record in &records {
                 encode_record(record, payload);
             }
             self.records += records.len() as u64;
         }
+        true
     }
 }
 
-impl Drop for Producer<'_> {
+impl Drop for Producer {
     fn drop(&mut self) {
         if let Some(cursor) = self.cursor.take() {
-            self.state.write().end_snapshot(cursor);
+            self.shared.state.write().end_snapshot(cursor);
         }
     }
 }
@@ -165,12 +191,11 @@ fn encode_record(record: &Arc<Record>, payload: &mut Vec<u8>) {
 /// Writes a checkpoint of the state as it is now; none if `stop` was set meanwhile.
 pub(crate) fn write(
     storage: &Arc<dyn Storage>,
-    state: &RwLock<State>,
-    identity: (u64, u64),
+    shared: &Arc<Shared>,
     stop: &AtomicBool,
 ) -> io::Result<Option<Written>> {
     let _timer = crate::metrics::BACKEND_COMMIT.start_timer();
-    let mut producer = Producer::new(state, identity);
+    let mut producer = Producer::new(shared.clone());
     let result = write_file(storage, &mut producer, stop);
     if !matches!(result, Ok(Some(_))) {
         // Half a file helps nobody, least of all on a full disk.
@@ -181,13 +206,13 @@ pub(crate) fn write(
 
 fn write_file(
     storage: &Arc<dyn Storage>,
-    producer: &mut Producer<'_>,
+    producer: &mut Producer,
     stop: &AtomicBool,
 ) -> io::Result<Option<Written>> {
     let mut file = storage.create(TEMPORARY)?;
     let mut buffer = Vec::new();
     let mut offset = 0;
-    while producer.next(&mut buffer) {
+    while producer.next(&mut buffer)? {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
@@ -217,14 +242,19 @@ pub(crate) fn load(storage: &Arc<dyn Storage>) -> Result<Option<Loaded>, OpenErr
     let Some((name, index)) = names.iter().rev().find_map(|name| Some((name, parse_name(name)?))) else {
         return Ok(None);
     };
-    let path = storage.path(name);
-    let file = storage.open(name).map_err(OpenError::io("open", &path))?;
-    let mut reader = Reader { file, path, bytes: Vec::new(), start: 0, offset: 0 };
-    let loaded = reader.load()?;
+    let loaded = load_file(storage, name)?;
     if loaded.state.applied_index() != index {
-        return Err(OpenError::corrupt(reader.path, 0, "the file's name and its header disagree"));
+        let reason = "the file's name and its header disagree";
+        return Err(OpenError::corrupt(storage.path(name), 0, reason));
     }
     Ok(Some(loaded))
+}
+
+/// Reads a checkpoint, whatever its name. Changes nothing.
+pub(crate) fn load_file(storage: &Arc<dyn Storage>, name: &str) -> Result<Loaded, OpenError> {
+    let path = storage.path(name);
+    let file = storage.open(name).map_err(OpenError::io("open", &path))?;
+    Reader { file, path, bytes: Vec::new(), start: 0, offset: 0 }.load()
 }
 
 /// Reads a checkpoint front to back with bounded memory.
@@ -249,7 +279,7 @@ impl Reader {
         }
         self.consume(PRELUDE_BYTES);
         let mut restore = None;
-        let mut identity = (0, 0);
+        let (mut cluster_id, mut membership) = (0, None);
         let mut records = 0;
         loop {
             let (kind, end) = self.next_record()?;
@@ -257,7 +287,8 @@ impl Reader {
             let result = match (kind, &mut restore) {
                 (kind::CHECKPOINT, None) => {
                     FileHeader::decode(payload).map_err(|e| e.to_string()).map(|header| {
-                        identity = (header.cluster_id, header.member_id);
+                        cluster_id = header.cluster_id;
+                        membership = header.membership.map(Membership::load);
                         restore = Some(Restore::new(header.state));
                         false
                     })
@@ -279,7 +310,7 @@ impl Reader {
             }
         }
         let state = restore.expect("the end comes after the header").finish();
-        Ok(Loaded { state, cluster_id: identity.0, member_id: identity.1, bytes: self.offset })
+        Ok(Loaded { state, cluster_id, membership, bytes: self.offset })
     }
 
     /// Makes the next record available; its kind, and where it ends in the buffer.

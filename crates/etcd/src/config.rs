@@ -38,6 +38,16 @@ pub struct Config {
     pub bcrypt_cost: u32,
     /// How long a token lives after its last use.
     pub auth_token_ttl: Duration,
+    /// How often a leader says that it is there; the unit of Raft's time. Not needed by the only member of a group.
+    pub heartbeat_interval: Duration,
+    /// How long a member waits for a leader's sign before it asks for an election, at least; at most twice as long.
+    pub election_timeout: Duration,
+    /// Whether a member asks around before it begins an election, so that one that was cut off disturbs nobody.
+    pub pre_vote: bool,
+    /// Whether changes of membership are refused that would lose the quorum.
+    pub strict_reconfig_check: bool,
+    /// Entries kept in memory for followers that fall behind; those that need older ones are sent a snapshot.
+    pub catch_up_entries: usize,
 }
 
 /// When history is dropped unasked.
@@ -72,12 +82,23 @@ impl Config {
             progress_interval: Duration::from_secs(600),
             bcrypt_cost: 10,
             auth_token_ttl: isopod_mvcc::TOKEN_TTL,
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_secs(1),
+            pre_vote: true,
+            strict_reconfig_check: true,
+            catch_up_entries: 10_000,
         }
     }
 
     /// The quota in force.
     pub fn quota(&self) -> u64 {
         if self.quota_bytes == 0 { DEFAULT_QUOTA_BYTES } else { self.quota_bytes }
+    }
+
+    /// The election timeout in heartbeats.
+    pub(crate) fn election_ticks(&self) -> usize {
+        let ticks = self.election_timeout.as_millis() / self.heartbeat_interval.as_millis().max(1);
+        usize::try_from(ticks).unwrap_or(usize::MAX).max(2)
     }
 
     /// Checks the settings against each other.
@@ -100,6 +121,15 @@ impl Config {
         }
         if self.max_txn_ops == 0 {
             return bad("a transaction needs an operation");
+        }
+        if self.heartbeat_interval < Duration::from_millis(1) {
+            return bad("the heartbeat interval must be a millisecond or more");
+        }
+        if self.election_timeout < 5 * self.heartbeat_interval {
+            return bad("the election timeout should be at least five times the heartbeat interval");
+        }
+        if self.election_timeout > Duration::from_secs(50) {
+            return bad("the election timeout must be 50 s or less");
         }
         match self.auto_compaction {
             AutoCompaction::Periodic(period) if period < Duration::from_secs(1) => {

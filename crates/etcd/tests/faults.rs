@@ -87,6 +87,6 @@ async fn a_newer_format_is_refused() {
     let error = open_in(Arc::new(storage.clone()), Config::new("sim")).err().unwrap();
     assert_eq!(
         error.to_string(),
-        format!("sim/{name} has format version 9, this program reads versions up to 1; use a newer one")
+        format!("sim/{name} has format version 9, this program reads versions up to 2; use a newer one")
     );
 }

@@ -101,12 +101,18 @@ impl From<&Record> for StoredRecord {
 pub struct SnapshotCursor {
     header: Header,
     after: Option<Bytes>,
+    epoch: u64,
 }
 
 impl SnapshotCursor {
     /// The header, fixed when the snapshot began.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Whether the state is still the one of which this is a snapshot; once it is not, the rest cannot be read.
+    pub fn is_valid(&self, state: &State) -> bool {
+        self.epoch == state.epoch
     }
 
     /// The records of the next `budget` keys, by key and then by revision; none at the end.
@@ -147,12 +153,14 @@ impl State {
             alarms: self.alarms(),
             auth: Some(self.auth.to_stored()),
         };
-        SnapshotCursor { header, after: None }
+        SnapshotCursor { header, after: None, epoch: self.epoch }
     }
 
     /// Ends the reading of a snapshot, complete or not.
-    pub fn end_snapshot(&mut self, _cursor: SnapshotCursor) {
-        self.scrub_holds -= 1;
+    pub fn end_snapshot(&mut self, cursor: SnapshotCursor) {
+        if cursor.epoch == self.epoch {
+            self.scrub_holds -= 1;
+        }
     }
 }
 

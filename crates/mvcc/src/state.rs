@@ -35,6 +35,8 @@ pub struct State {
     pub(crate) size: usize,
     /// Snapshots under way.
     pub(crate) scrub_holds: usize,
+    /// Counts replacements by a snapshot: cursors from before one must not go on.
+    pub(crate) epoch: u64,
     pub(crate) index: u64,
     pub(crate) term: u64,
 }
@@ -52,6 +54,7 @@ impl Default for State {
             live_keys: 0,
             size: 0,
             scrub_holds: 0,
+            epoch: 0,
             index: 0,
             term: 0,
         }
@@ -108,6 +111,17 @@ impl State {
             "a command makes one revision at most"
         );
         Applied { reply, changed: (self.revision > before).then_some(before + 1) }
+    }
+
+    /// Takes the place of this state with a later one of the same history, which came as a snapshot. Snapshots being
+    /// read end here; ranges and watches go on at their revisions.
+    ///
+    /// # Panics
+    /// When the other is not later: a member never goes back.
+    pub fn replace(&mut self, other: State) {
+        assert!(other.index > self.index, "a snapshot is installed only where it leads on");
+        let epoch = self.epoch + 1;
+        *self = State { epoch, scrub_holds: 0, ..other };
     }
 
     fn apply_op(&mut self, op: Op) -> Result<Reply, Error> {

@@ -177,6 +177,12 @@ impl<W: Clone + Eq + Hash> WatchIndex<W> {
         self.keys.is_empty() && self.prefixes.is_empty() && self.ranges.is_empty()
     }
 
+    /// Calls `visit` for every watcher.
+    pub fn all(&self, mut visit: impl FnMut(&W)) {
+        let keys = self.keys.values().chain(self.prefixes.values()).chain(self.ranges.values());
+        keys.flatten().for_each(&mut visit);
+    }
+
     /// Calls `visit` for every watcher of a key.
     pub fn watchers(&self, key: &[u8], mut visit: impl FnMut(&W)) {
         if let Some(watchers) = self.keys.get(key) {

@@ -3,17 +3,14 @@
 use std::future::Future;
 use std::sync::LazyLock;
 
-use isopod_kv::{
-    AuthUserAddRequest, AuthUserChangePasswordRequest, Code, Error, RangeRequest, ResponseHeader,
-};
+use isopod_kv::{AuthUserAddRequest, AuthUserChangePasswordRequest, Code, Error, ResponseHeader};
 use isopod_mvcc::{Auth, Authenticate, Caller, Op, Reply, State};
 use rand::Rng;
 use tokio::sync::Semaphore;
 
 use super::Engine;
-use super::caller;
-use super::core::expect_reply;
 use super::write::reply_of;
+use super::{caller, expect_reply};
 
 /// Passwords hashed at once. Each takes tens of milliseconds of a core, on purpose: whoever guesses passwords must not
 /// keep everybody else from the processor.
@@ -126,8 +123,7 @@ impl Engine {
     /// # Errors
     /// As a linearizable `Range`.
     pub(crate) async fn catch_up(&self) -> Result<(), Error> {
-        let nothing = RangeRequest { count_only: true, ..RangeRequest::key(&b"\0"[..]) };
-        self.range(&nothing).await.map(drop)
+        self.settle(false).await
     }
 
     /// Looks at users and roles.

@@ -5,7 +5,7 @@
 //! comes back, nothing is invented.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use isopod_kv::{
     CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
@@ -13,12 +13,10 @@ use isopod_kv::{
 };
 use isopod_mvcc::{Command, Op, State};
 
-use super::core::Core;
-use crate::checkpoint;
 use crate::config::Config;
 use crate::error::OpenError;
+use crate::member::{Bootstrap, Input, Member, Output};
 use crate::storage::{Fault, SimStorage, Storage};
-use crate::wal::AppendError;
 
 /// Seeds run by the test; each is several crashes.
 const SEEDS: u64 = 100;
@@ -32,6 +30,8 @@ struct World {
     /// How many of them were answered.
     acknowledged: usize,
     leases: i64,
+    /// Openings so far: each has a seed of its own.
+    openings: u64,
     config: Config,
 }
 
@@ -43,37 +43,97 @@ fn shadow(log: &[Command]) -> State {
     state
 }
 
+/// A member, and how many commands of the test's it has applied: its log also holds the empty entries with which it
+/// began each term.
+struct Core {
+    member: Member,
+    applied: usize,
+}
+
+enum Committed {
+    Yes,
+    Full,
+    Failed,
+}
+
+impl Core {
+    fn commit(&mut self, batch: Vec<Command>) -> Committed {
+        let count = batch.len();
+        let inputs =
+            (0u64..).zip(batch).map(|(ticket, command)| Input::Propose { ticket, command }).collect();
+        let (mut full, mut failed) = (0, 0);
+        self.member.step(Duration::ZERO, inputs, &mut |output| {
+            if let Output::Done { result: Err(error), .. } = output {
+                match error {
+                    isopod_kv::Error::NoSpace => full += 1,
+                    error if error.is_unavailable() => failed += 1,
+                    // Applied and refused: an outcome like any other.
+                    _ => {}
+                }
+            }
+        });
+        match (full, failed) {
+            (0, 0) => {
+                self.applied += count;
+                Committed::Yes
+            }
+            (full, 0) => {
+                assert_eq!(full, count, "a batch is refused whole");
+                Committed::Full
+            }
+            _ => Committed::Failed,
+        }
+    }
+}
+
 impl World {
     fn new(seed: u64) -> World {
         let config = Config { segment_bytes: 16 << 10, ..Config::new("sim") };
-        World { storage: SimStorage::new(seed), log: Vec::new(), acknowledged: 0, leases: 0, config }
+        World {
+            storage: SimStorage::new(seed),
+            log: Vec::new(),
+            acknowledged: 0,
+            leases: 0,
+            openings: 0,
+            config,
+        }
+    }
+
+    fn try_open(&mut self, seed: u64) -> Result<Member, OpenError> {
+        self.openings += 1;
+        let storage: Arc<dyn Storage> = Arc::new(self.storage.clone());
+        let bootstrap = Bootstrap::Alone { cluster_id: 7, member_id: 8 };
+        let seed = (seed << 16) | self.openings;
+        let mut member = Member::open(storage, self.config.clone(), bootstrap, seed, Duration::ZERO)?;
+        member.step(Duration::ZERO, Vec::new(), &mut |_| {});
+        Ok(member)
     }
 
     fn open(&mut self, seed: u64) -> Core {
-        let storage: Arc<dyn Storage> = Arc::new(self.storage.clone());
-        let core =
-            Core::open(storage, &self.config, (7, 8)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        self.check(&core, seed);
-        core
+        let member = self.try_open(seed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(member.is_leader(), "seed {seed}: a group of one leads itself");
+        let applied = self.check(&member, seed);
+        Core { member, applied }
     }
 
-    fn check(&mut self, core: &Core, seed: u64) {
-        let state = core.shared.state.read();
-        let index = state.applied_index() as usize;
-        assert!(
-            index >= self.acknowledged,
-            "seed {seed}: {index} entries of {} acknowledged",
-            self.acknowledged
-        );
-        assert!(index <= self.log.len(), "seed {seed}: an entry came from nowhere");
-        self.log.truncate(index);
-        self.acknowledged = index;
-        let shadow = shadow(&self.log);
-        assert_eq!(state.revision(), shadow.revision(), "seed {seed}");
-        assert_eq!(state.compacted_revision(), shadow.compacted_revision(), "seed {seed}");
-        assert_eq!(state.hash(0), shadow.hash(0), "seed {seed}");
-        assert_eq!(state.key_count(), shadow.key_count(), "seed {seed}");
-        assert!(state.leases().eq(shadow.leases()), "seed {seed}: leases differ");
+    /// Finds how much of the log the member has, and that it has exactly that.
+    fn check(&mut self, member: &Member, seed: u64) -> usize {
+        let state = member.state();
+        let same = |log: &[Command]| {
+            let shadow = shadow(log);
+            state.revision() == shadow.revision()
+                && state.compacted_revision() == shadow.compacted_revision()
+                && state.hash(0) == shadow.hash(0)
+                && state.key_count() == shadow.key_count()
+                && state.leases().eq(shadow.leases())
+        };
+        let found = (self.acknowledged..=self.log.len()).find(|count| same(&self.log[..*count]));
+        let found = found.unwrap_or_else(|| {
+            panic!("seed {seed}: something of {} acknowledged commands is lost", self.acknowledged)
+        });
+        self.log.truncate(found);
+        self.acknowledged = found;
+        found
     }
 
     fn random(&self, below: usize) -> usize {
@@ -117,32 +177,25 @@ impl World {
     fn commit(&mut self, core: &mut Core, seed: u64) -> bool {
         let mut batch = Vec::new();
         for _ in 0..1 + self.random(4) {
-            let state = core.shared.state.read();
+            let state = core.member.state();
             batch.push(self.command(&state));
         }
         self.log.extend(batch.iter().cloned());
         match core.commit(batch) {
-            Ok(_) => self.acknowledged = self.log.len(),
-            Err(AppendError::Full) => self.log.truncate(self.acknowledged),
-            Err(AppendError::Failed(_)) => return false,
+            Committed::Yes => self.acknowledged = self.log.len(),
+            Committed::Full => self.log.truncate(self.acknowledged),
+            Committed::Failed => return false,
         }
-        assert!(core.shared.state.read().applied_index() as usize == self.acknowledged, "seed {seed}");
+        assert_eq!(core.applied, self.acknowledged, "seed {seed}");
         true
     }
 
     fn step(&mut self, core: &mut Core, seed: u64) -> bool {
         match self.random(12) {
             0 => {
-                let stop = AtomicBool::new(false);
-                let storage: Arc<dyn Storage> = Arc::new(self.storage.clone());
-                match checkpoint::write(&storage, &core.shared.state, (7, 8), &stop) {
-                    Ok(Some(written)) => {
-                        // What fails here is only the removal of old files.
-                        let _ = core.checkpointed(written);
-                        true
-                    }
-                    _ => true,
-                }
+                // The log is kept when it fails.
+                let _ = core.member.checkpoint();
+                true
             }
             1 => {
                 let left = self.random(4000);
@@ -152,7 +205,7 @@ impl World {
                 going
             }
             2 => {
-                core.scrub(self.random(50));
+                core.member.scrub(self.random(50));
                 true
             }
             _ => self.commit(core, seed),
@@ -219,8 +272,7 @@ fn a_crash_during_recovery_loses_nothing() {
         world.storage.crash();
         for after in 0..4 {
             world.storage.set_fault(Some(Fault::Dies { after }));
-            let storage: Arc<dyn Storage> = Arc::new(world.storage.clone());
-            drop(Core::open(storage, &world.config, (7, 8)));
+            drop(world.try_open(seed));
             world.storage.crash();
         }
         world.open(seed);
@@ -235,10 +287,7 @@ fn a_flipped_bit_is_found_named_and_left_alone() {
         for step in 0..20 {
             assert!(world.commit(&mut core, seed));
             if step == 10 && seed % 2 == 0 {
-                let storage: Arc<dyn Storage> = Arc::new(world.storage.clone());
-                let written =
-                    checkpoint::write(&storage, &core.shared.state, (7, 8), &AtomicBool::new(false));
-                core.checkpointed(written.unwrap().unwrap()).unwrap();
+                core.member.checkpoint().unwrap();
             }
         }
         drop(core);
@@ -248,8 +297,7 @@ fn a_flipped_bit_is_found_named_and_left_alone() {
         let length = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
         let at = world.storage.flip_bit(name, length).unwrap();
         let damaged = world.storage.content(name);
-        let storage: Arc<dyn Storage> = Arc::new(world.storage.clone());
-        match Core::open(storage, &world.config, (7, 8)) {
+        match world.try_open(seed) {
             Err(OpenError::Corrupt { file, offset, .. }) => {
                 assert_eq!(file, format!("sim/{name}"), "seed {seed}");
                 assert!(offset as usize <= at, "seed {seed}: {offset} is beyond the damage at {at}");

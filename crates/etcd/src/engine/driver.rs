@@ -1,37 +1,38 @@
-//! The writer's thread.
+//! The member's thread.
 //!
-//! It takes whatever waits, makes it durable with one sync, applies it, answers. While it syncs, the next commands
-//! gather: the more writers there are, the more share a sync. It also proposes what falls due by itself (expired
-//! leases, checkpoints of leases, compactions) and has checkpoints written by a second thread. With nothing to do and
-//! nothing due it sleeps without a timer.
+//! It takes whatever waits and gives it to the member in one step, which makes it durable with one sync, applies it and
+//! answers. While it syncs, the next requests gather: the more there are, the more share a sync. It gives the member its
+//! time, peers their messages, and has checkpoints written by a second thread. A member that is alone in its group and
+//! has nothing to do sleeps without a timer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use isopod_kv::{Code, CompactionRequest, Error, LeaseCheckpointRequest, LeaseRevokeRequest};
-use isopod_mvcc::{Command, Op};
+use isopod_kv::{Code, Error};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::compactor::Compactor;
-use super::core::{Core, append_error};
-use super::queue::Pending;
+use super::Shared;
+use super::queue::{Waiter, Work};
 use crate::checkpoint::{self, Written};
-use crate::wal::AppendError;
+use crate::member::{Input, Member, Output, Ticket};
 
 /// Compacted changes freed between two batches: how long writers wait for it.
 const SCRUB_STEP: usize = 2000;
-/// Leases revoked in one batch; each may delete many keys.
-const EXPIRED_PER_BATCH: usize = 256;
 /// After what time something that failed for lack of space is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The thread's state.
 pub(crate) struct Driver {
-    core: Core,
-    compactor: Compactor,
+    member: Member,
+    shared: Arc<Shared>,
+    waiters: HashMap<Ticket, Waiter>,
+    next_ticket: Ticket,
+    /// When the next tick is due, while ticks are wanted.
+    next_tick: Option<Duration>,
     checkpoint: Option<Running>,
     /// Requests for a checkpoint that the running one came too early for.
     waiting: Vec<oneshot::Sender<Result<(), Error>>>,
@@ -48,12 +49,14 @@ struct Running {
 }
 
 impl Driver {
-    pub(crate) fn new(core: Core) -> Driver {
-        let compactor = Compactor::new(core.shared.config.auto_compaction);
-        core.publish_size();
+    pub(crate) fn new(member: Member) -> Driver {
+        let shared = member.shared.clone();
         Driver {
-            core,
-            compactor,
+            member,
+            shared,
+            waiters: HashMap::new(),
+            next_ticket: 0,
+            next_tick: None,
             checkpoint: None,
             waiting: Vec::new(),
             no_checkpoint_before: Duration::ZERO,
@@ -63,19 +66,20 @@ impl Driver {
 
     /// Runs until the queue is stopped and empty.
     pub(crate) fn run(mut self) {
+        self.tell_metrics();
         loop {
-            let scrubbing = self.core.needs_scrub();
-            let now = self.core.shared.now();
-            let deadline = if scrubbing { Some(now) } else { self.deadline() };
-            let deadline = deadline.map(|deadline| self.core.shared.instant(deadline));
-            let work = self.core.shared.queue.take(deadline);
-            self.waiting.extend(work.checkpoints);
-            self.commit(work.pending);
-            if scrubbing && !self.core.scrub(SCRUB_STEP) {
-                self.core.shared.scrubbed.notify_waiters();
+            let scrubbing = self.member.needs_scrub();
+            let deadline = if scrubbing { Some(self.shared.now()) } else { self.deadline() };
+            let deadline = deadline.map(|deadline| self.shared.instant(deadline));
+            let mut work = self.shared.queue.take(deadline);
+            self.waiting.append(&mut work.checkpoints);
+            let stop = work.stop;
+            self.step(work);
+            if scrubbing && !self.member.scrub(SCRUB_STEP) {
+                self.shared.scrubbed.notify_waiters();
             }
             self.finish_checkpoint(false);
-            if work.stop {
+            if stop {
                 break;
             }
             self.begin_checkpoint();
@@ -86,105 +90,60 @@ impl Driver {
     }
 
     /// When something falls due.
-    fn deadline(&self) -> Option<Duration> {
-        let (revision, compacted) = {
-            let state = self.core.shared.state.read();
-            (state.revision(), state.compacted_revision())
+    fn deadline(&mut self) -> Option<Duration> {
+        let now = self.shared.now();
+        self.next_tick = match (self.member.needs_ticks(), self.next_tick) {
+            (false, _) => None,
+            (true, Some(tick)) => Some(tick),
+            (true, None) => Some(now + self.shared.config.heartbeat_interval),
         };
-        let leases = self.core.shared.with_lessor(|lessor, _| lessor.next_deadline());
-        let compaction = self.compactor.deadline(revision, compacted);
-        let due = match (leases, compaction) {
-            (Some(leases), Some(compaction)) => Some(leases.min(compaction)),
-            (leases, compaction) => leases.or(compaction),
-        };
-        // Whatever is refused is not tried again at once.
-        due.map(
-            |due| {
-                if self.core.shared.is_log_failed() { due.max(self.core.shared.now() + RETRY) } else { due }
-            },
-        )
+        // What was due and could not be written is not tried again at once.
+        let due = self
+            .member
+            .deadline()
+            .map(|due| if self.member.is_stalled() { due.max(now + RETRY) } else { due });
+        due.into_iter().chain(self.next_tick).min()
     }
 
-    /// Commands that the store gives itself.
-    fn due(&mut self) -> Vec<Command> {
-        let (expired, checkpoints) = self.core.shared.with_lessor(|lessor, now| {
-            (lessor.expired(now, EXPIRED_PER_BATCH, RETRY), lessor.checkpoints(now))
-        });
-        let mut commands: Vec<Command> =
-            expired.into_iter().map(|id| Op::LeaseRevoke(LeaseRevokeRequest { id }).into()).collect();
-        if !checkpoints.is_empty() {
-            commands.push(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints }).into());
+    fn step(&mut self, work: Work) {
+        let now = self.shared.now();
+        let mut inputs = work.inputs;
+        if let Some(tick) = self.next_tick.filter(|tick| *tick <= now) {
+            inputs.push(Input::Tick);
+            // A process that was stopped for a while has missed what it has missed.
+            let interval = self.shared.config.heartbeat_interval;
+            self.next_tick = Some(if tick + interval > now { tick + interval } else { now + interval });
         }
-        let (revision, compacted) = {
-            let state = self.core.shared.state.read();
-            (state.revision(), state.compacted_revision())
-        };
-        if let Some(revision) = self.compactor.due(self.core.shared.now(), revision, compacted) {
-            commands.push(Op::Compact(CompactionRequest { revision, physical: false }).into());
+        for pending in work.pending {
+            self.next_ticket += 1;
+            self.waiters.insert(self.next_ticket, pending.reply);
+            inputs.push(pending.request.into_input(self.next_ticket));
         }
-        commands
-    }
-
-    fn commit(&mut self, pending: Vec<Pending>) {
-        let own = self.due();
-        if pending.is_empty() && own.is_empty() {
-            return;
-        }
-        let (commands, replies): (Vec<_>, Vec<_>) =
-            pending.into_iter().map(|pending| (pending.command, pending.reply)).unzip();
-        let commands: Vec<Command> = commands.into_iter().chain(own).collect();
-        match self.core.commit(commands) {
-            Ok(outcomes) => {
-                self.core.shared.set_disk_full(false);
-                crate::metrics::COMMITTED.inc_by(outcomes.len() as u64);
-                crate::metrics::APPLIED.inc_by(outcomes.len() as u64);
-                for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                    // Whoever gave up waiting does not hear of it.
-                    let _ = reply.send(outcome.reply);
-                }
-            }
-            Err(error) => {
-                self.refused(&error);
-                let error = append_error(&error);
-                crate::metrics::FAILED.inc_by(replies.len() as u64);
-                for reply in replies {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
-        }
-    }
-
-    fn refused(&self, error: &AppendError) {
-        match error {
-            AppendError::Full => self.core.shared.set_disk_full(true),
-            AppendError::Failed(_) => {
-                if !self.core.shared.is_log_failed() {
-                    tracing::error!(%error, "writes are refused until a restart, reads go on");
-                }
-                self.core.shared.set_log_failed();
-            }
+        let (shared, waiters) = (&self.shared, &mut self.waiters);
+        let mut lost = Vec::new();
+        self.member.step(now, inputs, &mut |output| handle(shared, waiters, &mut lost, output));
+        for peer in lost {
+            shared.queue.push_input(Input::Unreachable { peer }, 0);
         }
     }
 
     fn begin_checkpoint(&mut self) {
         let wanted = !self.waiting.is_empty();
-        let due = self.core.needs_checkpoint(self.core.shared.config.checkpoint_log_bytes)
-            && self.core.shared.now() >= self.no_checkpoint_before;
+        let due = self.member.needs_checkpoint() && self.shared.now() >= self.no_checkpoint_before;
         if self.checkpoint.is_some() || !(wanted || due) {
             return;
         }
         let requests = std::mem::take(&mut self.waiting);
-        if !self.core.is_ahead_of_checkpoint() {
+        if !self.member.is_ahead_of_checkpoint() {
             requests.into_iter().for_each(|request| drop(request.send(Ok(()))));
             return;
         }
-        let (storage, shared) = (self.core.storage.clone(), self.core.shared.clone());
+        let (storage, shared) = (self.member.storage.clone(), self.shared.clone());
         let stop = self.stop_checkpoint.clone();
         let outcome = Arc::new(Mutex::new(None));
         let slot = outcome.clone();
         let write = move || {
-            let identity = (shared.cluster_id, shared.member_id);
-            let written = checkpoint::write(&storage, &shared.state, identity, &stop);
+            let written = checkpoint::write(&storage, &shared, &stop);
             *slot.lock() = Some(written);
             shared.queue.nudge();
         };
@@ -203,7 +162,7 @@ impl Driver {
         };
         let joined = running.thread.join();
         let written = match joined.ok().and_then(|()| running.outcome.lock().take()) {
-            Some(Ok(Some(written))) => self.core.checkpointed(written),
+            Some(Ok(Some(written))) => self.member.checkpointed(written),
             Some(Ok(None)) => {
                 return running.requests.into_iter().for_each(|r| drop(r.send(Err(Error::Stopped))));
             }
@@ -222,17 +181,62 @@ impl Driver {
         requests: Vec<oneshot::Sender<Result<(), Error>>>,
     ) {
         tracing::error!(%error, "cannot write a checkpoint, the log is kept");
-        self.no_checkpoint_before = self.core.shared.now() + RETRY;
+        self.no_checkpoint_before = self.shared.now() + RETRY;
         let error = Error::other(Code::Internal, format!("etcdserver: cannot write a checkpoint: {error}"));
         requests.into_iter().for_each(|request| drop(request.send(Err(error.clone()))));
     }
 
     fn publish(&self) {
-        self.core.publish_size();
-        let state = self.core.shared.state.read();
+        let state = self.shared.state.read();
         crate::metrics::DB_SIZE_IN_USE.set(state.size_bytes() as i64);
         crate::metrics::KEYS.set(state.key_count() as i64);
         crate::metrics::REVISION.set(state.revision());
-        crate::metrics::PENDING.set(self.core.shared.queue.len() as i64);
+        crate::metrics::PENDING.set((self.shared.queue.len() + self.waiters.len()) as i64);
+    }
+
+    fn tell_metrics(&self) {
+        crate::metrics::HAS_LEADER.set(i64::from(self.member.leader() != 0));
+        crate::metrics::IS_LEADER.set(i64::from(self.member.is_leader()));
+        crate::metrics::LEADER_CHANGES.inc_by(u64::from(self.member.leader() != 0));
+    }
+}
+
+fn handle(shared: &Shared, waiters: &mut HashMap<Ticket, Waiter>, lost: &mut Vec<u64>, output: Output) {
+    match output {
+        Output::Done { ticket, result } => {
+            if let Some(waiter) = waiters.remove(&ticket) {
+                // Whoever gave up waiting does not hear of it.
+                let _ = waiter.send(result);
+            }
+        }
+        Output::Send { to, message } => {
+            let sent = shared.transport.get().is_some_and(|transport| transport.send(to, message));
+            if !sent && !lost.contains(&to) {
+                lost.push(to);
+            }
+        }
+        Output::Snapshot(snapshot) => match shared.transport.get() {
+            Some(transport) => transport.send_snapshot(snapshot),
+            None => {
+                shared.queue.push_input(Input::SnapshotSent { to: snapshot.to(), delivered: false }, 0);
+            }
+        },
+        Output::Leader { leader, term } => {
+            tracing::info!(leader = format!("{leader:x}"), term, "the leader changes");
+            crate::metrics::HAS_LEADER.set(i64::from(leader != 0));
+            crate::metrics::IS_LEADER.set(i64::from(leader == shared.member_id));
+            if leader != 0 {
+                crate::metrics::LEADER_CHANGES.inc();
+            }
+        }
+        Output::Membership => {
+            if let Some(transport) = shared.transport.get() {
+                transport.set_members(shared.membership.read().list());
+            }
+        }
+        Output::Removed => {
+            tracing::warn!("this member has been removed from its group");
+            shared.removed.cancel();
+        }
     }
 }

@@ -67,6 +67,15 @@ impl Signal {
 }
 
 impl Hub {
+    /// Marks everybody: the state has been replaced by a later one. The caller holds it for writing, and wakes those in
+    /// `wake` afterwards. Each watcher goes on where it was, or hears that history has left it behind.
+    pub(crate) fn mark_all(&self, wake: &mut Vec<Arc<Signal>>) {
+        self.index.lock().all(|signal| {
+            let _ = signal.from.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst);
+            wake.push(signal.clone());
+        });
+    }
+
     /// Marks everybody whom the changes from `revision` on concern. The caller holds the state for writing, and
     /// wakes those in `wake` afterwards.
     pub(crate) fn mark(&self, state: &State, revision: i64, wake: &mut Vec<Arc<Signal>>) {

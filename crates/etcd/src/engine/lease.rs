@@ -7,9 +7,10 @@ use isopod_kv::{
 };
 use isopod_mvcc::{MAX_TTL_S, Op, Reply};
 
-use super::Engine;
-use super::core::expect_reply;
+use super::queue::Request;
 use super::write::reply_of;
+use super::{Engine, expect_reply};
+use crate::member::Outcome;
 
 impl Engine {
     /// Grants a lease; for the ID 0 one is chosen.
@@ -44,42 +45,55 @@ impl Engine {
     /// # Errors
     /// [`Error::LeaseNotFound`] if it does not exist or its time is over.
     pub async fn lease_keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Error> {
-        let (ttl, checkpointed) = {
-            let state = self.shared.state.read();
-            let lease = state.lease(id).ok_or(Error::LeaseNotFound)?;
-            (lease.ttl_s, lease.remaining_s > 0)
-        };
-        if checkpointed {
-            // What was left at the last checkpoint no longer holds: after a restart the lease is to live its full
-            // time again.
-            let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
-            self.propose(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints }), false).await?;
-        }
-        self.shared.with_lessor(|lessor, now| match lessor.remaining(id, now) {
-            Some(remaining) if !remaining.is_zero() => {
-                lessor.start(id, ttl, now);
-                Ok(())
+        let ttl = if self.shared.is_leader() {
+            let (ttl, checkpointed) = self.shared.renew_lease(id, self.shared.now())?;
+            if checkpointed {
+                // What was left at the last checkpoint no longer holds: after a restart the lease is to live its full
+                // time again.
+                let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
+                self.propose(Op::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints }), false).await?;
             }
-            _ => Err(Error::LeaseNotFound),
-        })?;
+            ttl
+        } else {
+            match self.request(Request::KeepAlive(id), 0).await? {
+                Outcome::KeptAlive { ttl_s } => ttl_s,
+                _ => return Err(Error::Stopped),
+            }
+        };
         Ok(LeaseKeepAliveResponse { header: self.shared.header(), id, ttl })
     }
 
     /// Time left of a lease, and its keys if asked for; -1 if it does not exist.
-    pub fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> LeaseTimeToLiveResponse {
+    ///
+    /// # Errors
+    /// There is no leader to ask.
+    pub async fn lease_time_to_live(
+        &self,
+        request: LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, Error> {
+        let remaining = if self.shared.is_leader() {
+            let now = self.shared.now();
+            let remaining = self.shared.with_lessor(|lessor| lessor.remaining(request.id, now));
+            remaining.filter(|remaining| !remaining.is_zero()).map(|remaining| remaining.as_secs() as i64)
+        } else {
+            match self.request(Request::TimeToLive(request.id), 0).await {
+                Ok(Outcome::Remaining { remaining_s, .. }) => Some(remaining_s),
+                Ok(_) | Err(Error::LeaseNotFound) => None,
+                Err(error) => return Err(error),
+            }
+        };
         let state = self.shared.state.read();
         let header = self.shared.header_at(state.revision());
-        let remaining = self.shared.with_lessor(|lessor, now| lessor.remaining(request.id, now));
-        match (state.lease(request.id), remaining) {
-            (Some(lease), Some(remaining)) if !remaining.is_zero() => LeaseTimeToLiveResponse {
+        Ok(match (state.lease(request.id), remaining) {
+            (Some(lease), Some(remaining)) => LeaseTimeToLiveResponse {
                 header,
                 id: request.id,
-                ttl: remaining.as_secs() as i64,
+                ttl: remaining,
                 granted_ttl: lease.ttl_s,
                 keys: if request.keys { lease.keys.iter().cloned().collect() } else { Vec::new() },
             },
             _ => LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() },
-        }
+        })
     }
 
     /// All leases.

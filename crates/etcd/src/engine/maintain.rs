@@ -8,10 +8,11 @@ use isopod_mvcc::{Op, Reply};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
-use super::core::expect_reply;
+use super::queue::Request;
 use super::write::reply_of;
-use super::{Engine, Shared};
+use super::{Engine, Shared, expect_reply};
 use crate::checkpoint::Producer;
+use crate::member::{Change, Outcome};
 
 /// The version reported to clients, which tells them what the API can do.
 pub(crate) const VERSION: &str = "3.6.0";
@@ -31,17 +32,20 @@ impl Engine {
         if self.shared.is_log_failed() {
             errors.push("etcdserver: the log cannot be written".to_owned());
         }
+        if self.shared.leader() == 0 {
+            errors.push(Error::NoLeader.to_string());
+        }
         StatusResponse {
             header: self.shared.header_at(state.revision()),
             version: VERSION.to_owned(),
             db_size: self.shared.disk_bytes() as i64,
-            leader: self.shared.member_id,
-            raft_index: state.applied_index(),
-            raft_term: self.shared.term,
+            leader: self.shared.leader(),
+            raft_index: self.shared.raft_index().max(state.applied_index()),
+            raft_term: self.shared.term(),
             raft_applied_index: state.applied_index(),
             errors,
             db_size_in_use: state.size_bytes() as i64,
-            is_learner: false,
+            is_learner: self.shared.is_learner(),
             storage_version: VERSION.to_owned(),
             db_size_quota: self.shared.config.quota() as i64,
             downgrade_info: None,
@@ -83,16 +87,31 @@ impl Engine {
         }
     }
 
-    /// The member list: this member.
+    /// The member list, as this member has applied it.
     pub fn members(&self) -> Vec<Member> {
-        let config = &self.shared.config;
-        vec![Member {
-            id: self.shared.member_id,
-            name: config.name.clone(),
-            peer_urls: config.peer_urls.clone(),
-            client_urls: config.client_urls.clone(),
-            is_learner: false,
-        }]
+        self.shared.membership.read().list()
+    }
+
+    /// Changes the membership; the members afterwards.
+    ///
+    /// # Errors
+    /// As etcd's calls of its Cluster service.
+    pub async fn change_membership(&self, change: Change) -> Result<Vec<Member>, Error> {
+        if self.shared.is_learner() {
+            return Err(Error::NotSupportedForLearner);
+        }
+        match self.request(Request::Change(change), 0).await? {
+            Outcome::Members(members) => Ok(members),
+            _ => Err(Error::Stopped),
+        }
+    }
+
+    /// Makes another member lead.
+    ///
+    /// # Errors
+    /// As etcd's `MoveLeader`; among them that this member does not lead.
+    pub async fn move_leader(&self, target: u64) -> Result<(), Error> {
+        self.request(Request::MoveLeader(target), 0).await.map(drop)
     }
 
     /// The state now, as the pieces of a checkpoint file, padded and followed by its SHA-256 as etcdctl expects of a
@@ -109,11 +128,17 @@ impl Engine {
     }
 }
 
-fn write_backup(shared: &Shared, pieces: &mpsc::Sender<Bytes>) {
-    let mut producer = Producer::new(&shared.state, (shared.cluster_id, shared.member_id));
+fn write_backup(shared: &std::sync::Arc<Shared>, pieces: &mpsc::Sender<Bytes>) {
+    let mut producer = Producer::new(shared.clone());
     let (mut hash, mut length) = (Sha256::new(), 0);
     let mut piece = Vec::new();
-    while producer.next(&mut piece) {
+    loop {
+        match producer.next(&mut piece) {
+            Ok(true) => {}
+            Ok(false) => break,
+            // Without its checksum the backup is seen to be cut off.
+            Err(error) => return tracing::warn!(%error, "a backup ends early"),
+        }
         hash.update(&piece);
         length += piece.len() as u64;
         if pieces.blocking_send(std::mem::take(&mut piece).into()).is_err() {

@@ -1,12 +1,14 @@
-//! Commands on their way to the writer's thread.
+//! Requests of clients, and messages of peers, on their way to the member's thread.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use isopod_kv::Error;
-use isopod_mvcc::{Command, Reply};
+use isopod_mvcc::Command;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
+
+use crate::member::{Change, Input, Outcome, Ticket};
 
 /// Commands that may wait. A sync takes a millisecond or so and carries all that wait, so that a full queue means a
 /// disk that has stalled: more waiting would only hide it from clients.
@@ -18,11 +20,44 @@ const BATCH_MAX: usize = 1024;
 /// Bytes of commands that are synced together at most.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// A command and who waits for its outcome.
+/// Messages of peers that may wait: a member that cannot keep up is better off without more of them, and Raft repeats
+/// what it needs.
+const PEER_INPUTS_MAX: usize = 4096;
+/// Bytes of such messages.
+const PEER_BYTES_MAX: usize = 64 << 20;
+
+/// What a client wants of the member.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Propose(Command),
+    Read,
+    KeepAlive(i64),
+    TimeToLive(i64),
+    Change(Change),
+    MoveLeader(u64),
+}
+
+impl Request {
+    pub(crate) fn into_input(self, ticket: Ticket) -> Input {
+        match self {
+            Request::Propose(command) => Input::Propose { ticket, command },
+            Request::Read => Input::Read { ticket },
+            Request::KeepAlive(lease) => Input::KeepAlive { ticket, lease },
+            Request::TimeToLive(lease) => Input::TimeToLive { ticket, lease },
+            Request::Change(change) => Input::Change { ticket, change },
+            Request::MoveLeader(target) => Input::MoveLeader { ticket, target },
+        }
+    }
+}
+
+/// Who waits for an outcome.
+pub(crate) type Waiter = oneshot::Sender<Result<Outcome, Error>>;
+
+/// A request and who waits for its outcome.
 pub(crate) struct Pending {
-    pub(crate) command: Command,
+    pub(crate) request: Request,
     pub(crate) bytes: usize,
-    pub(crate) reply: oneshot::Sender<Result<Reply, Error>>,
+    pub(crate) reply: Waiter,
 }
 
 /// The queue; many put in, one takes out.
@@ -36,6 +71,9 @@ pub(crate) struct Queue {
 struct Inner {
     pending: VecDeque<Pending>,
     bytes: usize,
+    /// From peers, with their size.
+    inputs: VecDeque<(Input, usize)>,
+    input_bytes: usize,
     stopping: bool,
     /// Somebody wants the thread to look at its deadlines, or its other tasks, anew.
     nudged: bool,
@@ -46,6 +84,8 @@ struct Inner {
 #[derive(Default)]
 pub(crate) struct Work {
     pub(crate) pending: Vec<Pending>,
+    /// From peers.
+    pub(crate) inputs: Vec<Input>,
     /// Requests for a checkpoint.
     pub(crate) checkpoints: Vec<oneshot::Sender<Result<(), Error>>>,
     /// Nothing more will come.
@@ -68,6 +108,21 @@ impl Queue {
         Ok(())
     }
 
+    /// Takes something from a peer; false if it is dropped.
+    pub(crate) fn push_input(&self, input: Input, bytes: usize) -> bool {
+        let mut inner = self.inner.lock();
+        let full = inner.inputs.len() >= PEER_INPUTS_MAX || inner.input_bytes + bytes > PEER_BYTES_MAX;
+        // A single large one must get through sometime.
+        if inner.stopping || (full && !inner.inputs.is_empty()) {
+            return false;
+        }
+        inner.input_bytes += bytes;
+        inner.inputs.push_back((input, bytes));
+        drop(inner);
+        self.changed.notify_one();
+        true
+    }
+
     pub(crate) fn request_checkpoint(&self, reply: oneshot::Sender<Result<(), Error>>) {
         self.inner.lock().checkpoints.push(reply);
         self.nudge();
@@ -87,7 +142,7 @@ impl Queue {
     /// Waits for something to do, until a deadline at most.
     pub(crate) fn take(&self, deadline: Option<Instant>) -> Work {
         let mut inner = self.inner.lock();
-        while inner.pending.is_empty() && !inner.stopping && !inner.nudged {
+        while inner.pending.is_empty() && inner.inputs.is_empty() && !inner.stopping && !inner.nudged {
             match deadline {
                 None => self.changed.wait(&mut inner),
                 Some(deadline) => {
@@ -99,6 +154,8 @@ impl Queue {
         }
         inner.nudged = false;
         let mut work = Work { checkpoints: std::mem::take(&mut inner.checkpoints), ..Work::default() };
+        work.inputs = inner.inputs.drain(..).map(|(input, _)| input).collect();
+        inner.input_bytes = 0;
         let mut bytes = 0;
         while work.pending.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
             let Some(pending) = inner.pending.pop_front() else { break };

@@ -10,13 +10,15 @@ use super::Engine;
 const KEYS_PER_STEP: usize = 1000;
 
 impl Engine {
-    /// Reads a range. Every read of a group of one is linearizable: what was answered has been applied.
+    /// Reads a range. A linearizable read (all that do not say `serializable`) waits until the leader has confirmed
+    /// how far the log is committed; in a group of one, what was answered has been applied.
     ///
     /// # Errors
     /// As etcd's `Range`.
     pub async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Error> {
         validate_range(request)?;
         crate::metrics::RANGES.inc();
+        self.settle(request.serializable).await?;
         let mut response = match self.range_in_steps(request).await {
             // A compaction has overtaken a read of the revision that was current when it began: begin anew, in one
             // step.

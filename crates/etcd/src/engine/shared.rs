@@ -1,5 +1,6 @@
 //! What the writer, readers and watchers share.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,20 +12,38 @@ use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
 use super::queue::Queue;
+use super::transport::Transport;
 use crate::config::Config;
+use crate::member::Membership;
 
 /// The store's shared half.
 pub(crate) struct Shared {
     pub(crate) state: RwLock<State>,
+    /// Locked only after `state`, where both are; changed only while `state` is held for writing.
+    pub(crate) membership: RwLock<Membership>,
+    /// The way to other members, once there is one.
+    pub(crate) transport: OnceLock<Box<dyn Transport>>,
     pub(crate) hub: Hub,
     pub(crate) queue: Queue,
     pub(crate) config: Config,
     pub(crate) cluster_id: u64,
     pub(crate) member_id: u64,
-    pub(crate) term: u64,
     /// Tells those who wait for it that compacted history has been freed.
     pub(crate) scrubbed: Notify,
     pub(crate) stopped: CancellationToken,
+    /// Set when this member has been removed from the group.
+    pub(crate) removed: CancellationToken,
+    /// Tells those who wait for it that the leader has changed.
+    pub(crate) leader_changed: Notify,
+    term: AtomicU64,
+    /// The leader's ID; 0 for none.
+    leader: AtomicU64,
+    /// Index of the last entry known to be committed.
+    raft_index: AtomicU64,
+    /// Whether this member is all of its group.
+    alone: AtomicBool,
+    /// Whether this member has no vote.
+    learner: AtomicBool,
     lessor: Mutex<Lessor>,
     tokens: Mutex<Tokens>,
     started: Instant,
@@ -36,16 +55,25 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(state: State, identity: (u64, u64), term: u64, config: Config) -> Shared {
+    pub(crate) fn new(state: State, membership: Membership, identity: (u64, u64), config: Config) -> Shared {
+        let learner = membership.get(identity.1).is_some_and(|member| member.is_learner);
         Shared {
+            alone: AtomicBool::new(membership.is_alone(identity.1)),
+            learner: AtomicBool::new(learner),
+            term: AtomicU64::new(0),
+            leader: AtomicU64::new(0),
+            raft_index: AtomicU64::new(state.applied_index()),
             state: RwLock::new(state),
+            membership: RwLock::new(membership),
+            transport: OnceLock::new(),
+            removed: CancellationToken::new(),
+            leader_changed: Notify::new(),
             hub: Hub::default(),
             queue: Queue::default(),
             tokens: Mutex::new(Tokens::new(config.auth_token_ttl)),
             config,
             cluster_id: identity.0,
             member_id: identity.1,
-            term,
             scrubbed: Notify::new(),
             stopped: CancellationToken::new(),
             lessor: Mutex::default(),
@@ -71,7 +99,7 @@ impl Shared {
         let header = header.get_or_insert_default();
         header.cluster_id = self.cluster_id;
         header.member_id = self.member_id;
-        header.raft_term = self.term;
+        header.raft_term = self.term();
     }
 
     /// A header with the current revision.
@@ -86,21 +114,67 @@ impl Shared {
         header
     }
 
-    /// Begins all leases anew, each with what is known to be left of it.
-    pub(crate) fn start_leases(&self) {
-        let now = self.now();
+    /// The term.
+    pub(crate) fn term(&self) -> u64 {
+        self.term.load(Ordering::Relaxed)
+    }
+
+    /// Who leads; 0 for nobody.
+    pub(crate) fn leader(&self) -> u64 {
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.leader() == self.member_id
+    }
+
+    pub(crate) fn set_leader(&self, leader: u64, term: u64) {
+        self.term.store(term, Ordering::Relaxed);
+        self.leader.store(leader, Ordering::Relaxed);
+        self.leader_changed.notify_waiters();
+    }
+
+    pub(crate) fn raft_index(&self) -> u64 {
+        self.raft_index.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_raft_index(&self, index: u64) {
+        self.raft_index.store(index, Ordering::Relaxed);
+    }
+
+    /// Whether this member is all of its group: what it has applied is all that there is.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_learner(&self) -> bool {
+        self.learner.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_standing(&self, alone: bool, learner: bool) {
+        self.alone.store(alone, Ordering::Release);
+        self.learner.store(learner, Ordering::Relaxed);
+    }
+
+    /// Begins all leases anew, each with what is known to be left of it and an extension.
+    pub(crate) fn start_leases(&self, now: Duration, extension: Duration) {
+        let state = self.state.read();
         let mut lessor = self.lessor.lock();
-        for (id, lease) in self.state.read().leases() {
-            lessor.start(id, lease.restart_ttl_s(), now);
+        *lessor = Lessor::default();
+        for (id, lease) in state.leases() {
+            lessor.start(id, lease.restart_ttl_s(), now + extension);
         }
     }
 
+    /// Forgets when leases expire: another member knows.
+    pub(crate) fn clear_leases(&self) {
+        *self.lessor.lock() = Lessor::default();
+    }
+
     /// Follows a grant or a revocation that has been applied.
-    pub(crate) fn follow_lease(&self, reply: &Result<Reply, Error>, revoked: Option<i64>) {
+    pub(crate) fn follow_lease(&self, reply: &Result<Reply, Error>, revoked: Option<i64>, now: Duration) {
         match (reply, revoked) {
-            (Ok(Reply::LeaseGrant(granted)), _) => {
-                self.lessor.lock().start(granted.id, granted.ttl, self.now())
-            }
+            (Ok(Reply::LeaseGrant(granted)), _) => self.lessor.lock().start(granted.id, granted.ttl, now),
             // Also when it was not there any more: the lessor must not go on proposing it.
             (Ok(Reply::LeaseRevoke(_)) | Err(Error::LeaseNotFound), Some(id)) => {
                 self.lessor.lock().remove(id)
@@ -110,9 +184,9 @@ impl Shared {
     }
 
     /// Follows the issue of a token that has been applied. To be called on every member: each takes it from clients.
-    pub(crate) fn follow_token(&self, reply: &Result<Reply, Error>) {
+    pub(crate) fn follow_token(&self, reply: &Result<Reply, Error>, now: Duration) {
         if let Ok(Reply::Authenticate(session)) = reply {
-            self.tokens.lock().insert(session.clone(), self.now());
+            self.tokens.lock().insert(session.clone(), now);
         }
     }
 
@@ -121,8 +195,28 @@ impl Shared {
         self.tokens.lock().renew(token, self.now()).cloned()
     }
 
-    pub(crate) fn with_lessor<T>(&self, action: impl FnOnce(&mut Lessor, Duration) -> T) -> T {
-        action(&mut self.lessor.lock(), self.now())
+    /// Renews a lease, on the leader; its time to live, and whether a checkpoint of it is to be taken back.
+    ///
+    /// # Errors
+    /// [`Error::LeaseNotFound`] if it does not exist or its time is over.
+    pub(crate) fn renew_lease(&self, id: i64, now: Duration) -> Result<(i64, bool), Error> {
+        let (ttl, checkpointed) = {
+            let state = self.state.read();
+            let lease = state.lease(id).ok_or(Error::LeaseNotFound)?;
+            (lease.ttl_s, lease.remaining_s > 0)
+        };
+        let mut lessor = self.lessor.lock();
+        match lessor.remaining(id, now) {
+            Some(remaining) if !remaining.is_zero() => {
+                lessor.start(id, ttl, now);
+                Ok((ttl, checkpointed))
+            }
+            _ => Err(Error::LeaseNotFound),
+        }
+    }
+
+    pub(crate) fn with_lessor<T>(&self, action: impl FnOnce(&mut Lessor) -> T) -> T {
+        action(&mut self.lessor.lock())
     }
 
     pub(crate) fn set_disk_bytes(&self, bytes: u64) {

@@ -52,7 +52,7 @@ impl Store for Engine {
         &self,
         request: LeaseTimeToLiveRequest,
     ) -> Result<LeaseTimeToLiveResponse, Error> {
-        Ok(Engine::lease_time_to_live(self, request))
+        Engine::lease_time_to_live(self, request).await
     }
 
     async fn lease_leases(&self) -> Result<LeaseLeasesResponse, Error> {

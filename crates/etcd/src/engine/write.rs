@@ -2,15 +2,15 @@
 
 use isopod_kv::{
     AlarmRequest, AlarmType, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
-    Error, PutRequest, PutResponse, TxnRequest, TxnResponse, alarm_request,
+    Error, PutRequest, PutResponse, TxnRequest, TxnResponse, alarm_request, request_op,
 };
 use isopod_mvcc::{Command, Op, Reply, validate_delete_range, validate_put, validate_txn};
 use prost::Message;
 use tokio::sync::oneshot;
 
-use super::Engine;
-use super::core::expect_reply;
-use super::queue::Pending;
+use super::queue::{Pending, Request};
+use super::{Engine, expect_reply};
+use crate::member::Outcome;
 
 /// Takes the reply of one kind.
 macro_rules! reply_of {
@@ -60,6 +60,7 @@ impl Engine {
         let mut response = if writes {
             reply_of!(self.propose(Op::Txn(request), true).await?, Txn)
         } else {
+            self.settle(is_serializable(&request, TXN_DEPTH)).await?;
             self.shared.state.read().read_txn(&request)?
         };
         self.shared.stamp(&mut response.header);
@@ -97,6 +98,9 @@ impl Engine {
 
     /// Puts a command through the log. `grows` says that it may add data, which a quota forbids.
     pub(super) async fn propose(&self, op: Op, grows: bool) -> Result<Reply, Error> {
+        if self.shared.is_learner() {
+            return Err(Error::NotSupportedForLearner);
+        }
         let command = Command { caller: super::caller::current(), ..op.into() };
         let bytes = command.encoded_len();
         if bytes > self.shared.config.max_request_bytes {
@@ -109,10 +113,29 @@ impl Engine {
     }
 
     async fn enqueue(&self, command: Command, bytes: usize) -> Result<Reply, Error> {
+        match self.request(Request::Propose(command), bytes).await? {
+            Outcome::Applied(reply) => Ok(reply),
+            _ => Err(Error::Stopped),
+        }
+    }
+
+    /// Puts a request to the member.
+    pub(crate) async fn request(&self, request: Request, bytes: usize) -> Result<Outcome, Error> {
         let (reply, outcome) = oneshot::channel();
-        self.shared.queue.push(Pending { command, bytes, reply })?;
-        // The thread drops the sender only when it has panicked.
+        self.shared.queue.push(Pending { request, bytes, reply })?;
+        // The thread drops the sender only when it has ended.
         outcome.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Waits until the state contains everything that was acknowledged before, unless the reader does not mind.
+    pub(crate) async fn settle(&self, serializable: bool) -> Result<(), Error> {
+        if serializable || self.shared.is_alone() {
+            return Ok(());
+        }
+        if self.shared.is_learner() {
+            return Err(Error::NotSupportedForLearner);
+        }
+        self.request(Request::Read, 0).await.map(drop)
     }
 
     /// Raises the alarm when the quota is used up: it stays until somebody clears it, as in etcd.
@@ -139,4 +162,16 @@ impl Engine {
         self.enqueue(command, bytes).await?;
         Err(Error::NoSpace)
     }
+}
+
+/// How deep to look into nested transactions. Deeper ones are refused before they get here.
+const TXN_DEPTH: usize = 64;
+
+/// Whether all that a transaction reads may be old, as in etcd.
+fn is_serializable(request: &TxnRequest, depth: usize) -> bool {
+    request.success.iter().chain(&request.failure).all(|op| match &op.request {
+        Some(request_op::Request::RequestRange(range)) => range.serializable,
+        Some(request_op::Request::RequestTxn(inner)) => depth > 0 && is_serializable(inner, depth - 1),
+        _ => false,
+    })
 }

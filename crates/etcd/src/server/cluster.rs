@@ -1,58 +1,63 @@
-//! The Cluster service of a group of one.
+//! The Cluster service.
 
 use std::sync::Arc;
 
 use isopod_kv::{
-    Code, Error, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
+    Error, Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
     MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
     MemberUpdateRequest, MemberUpdateResponse,
 };
 
 use crate::engine::Engine;
+use crate::member::Change;
 
 pub(super) async fn member_list(
     engine: Arc<Engine>,
-    _request: MemberListRequest,
+    request: MemberListRequest,
 ) -> Result<MemberListResponse, Error> {
+    engine.settle(!request.linearizable).await?;
     Ok(MemberListResponse { header: engine.shared().header(), members: engine.members() })
 }
 
 pub(super) async fn member_add(
-    _engine: Arc<Engine>,
-    _request: MemberAddRequest,
+    engine: Arc<Engine>,
+    request: MemberAddRequest,
 ) -> Result<MemberAddResponse, Error> {
-    Err(alone())
+    let MemberAddRequest { peer_urls, is_learner } = request;
+    check_urls(&peer_urls)?;
+    let member = Member { id: crate::engine::new_id(), peer_urls, is_learner, ..Member::default() };
+    let members = engine.change_membership(Change::Add(member.clone())).await?;
+    Ok(MemberAddResponse { header: engine.shared().header(), member: Some(member), members })
 }
 
-/// The last member cannot be removed: nobody would be left to agree.
 pub(super) async fn member_remove(
     engine: Arc<Engine>,
     request: MemberRemoveRequest,
 ) -> Result<MemberRemoveResponse, Error> {
-    known(&engine, request.id)?;
-    Err(Error::MemberNotEnoughStarted)
+    let members = engine.change_membership(Change::Remove(request.id)).await?;
+    Ok(MemberRemoveResponse { header: engine.shared().header(), members })
 }
 
 pub(super) async fn member_update(
     engine: Arc<Engine>,
     request: MemberUpdateRequest,
 ) -> Result<MemberUpdateResponse, Error> {
-    known(&engine, request.id)?;
-    Err(alone())
+    let MemberUpdateRequest { id, peer_urls } = request;
+    check_urls(&peer_urls)?;
+    let members =
+        engine.change_membership(Change::Update(Member { id, peer_urls, ..Member::default() })).await?;
+    Ok(MemberUpdateResponse { header: engine.shared().header(), members })
 }
 
 pub(super) async fn member_promote(
     engine: Arc<Engine>,
     request: MemberPromoteRequest,
 ) -> Result<MemberPromoteResponse, Error> {
-    known(&engine, request.id)?;
-    Err(Error::MemberNotLearner)
+    let members = engine.change_membership(Change::Promote(request.id)).await?;
+    Ok(MemberPromoteResponse { header: engine.shared().header(), members })
 }
 
-fn known(engine: &Engine, id: u64) -> Result<(), Error> {
-    if id == engine.member_id() { Ok(()) } else { Err(Error::MemberNotFound) }
-}
-
-fn alone() -> Error {
-    Error::other(Code::FailedPrecondition, "etcdserver: this member is not part of a replicated cluster")
+fn check_urls(urls: &[String]) -> Result<(), Error> {
+    let good = |url: &String| crate::peer::Address::parse(url).is_some();
+    if urls.is_empty() || !urls.iter().all(good) { Err(Error::MemberBadUrls) } else { Ok(()) }
 }

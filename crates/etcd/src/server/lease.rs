@@ -39,7 +39,7 @@ pub(super) async fn time_to_live(
         state.auth().check_authenticated(caller)?;
         if keys { state.check_lease_read(caller, id) } else { Ok(()) }
     };
-    engine.checked(check, async { Ok(engine.lease_time_to_live(request)) }).await
+    engine.checked(check, engine.lease_time_to_live(request)).await
 }
 
 pub(super) async fn leases(

@@ -44,10 +44,8 @@ pub(super) async fn move_leader(
     engine: Arc<Engine>,
     request: MoveLeaderRequest,
 ) -> Result<MoveLeaderResponse, Error> {
-    if request.target_id == engine.member_id() {
-        return Ok(MoveLeaderResponse { header: engine.shared().header() });
-    }
-    Err(Error::BadLeaderTransferee)
+    engine.move_leader(request.target_id).await?;
+    Ok(MoveLeaderResponse { header: engine.shared().header() })
 }
 
 /// Streams a backup. What remains is not known beforehand, since writers go on; clients read to the end.

@@ -79,9 +79,6 @@ pub async fn serve(
     tls: Option<Arc<rustls::ServerConfig>>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    crate::metrics::HAS_LEADER.set(1);
-    crate::metrics::IS_LEADER.set(1);
-    crate::metrics::LEADER_CHANGES.inc();
     crate::metrics::announce();
     let tls = tls.map(|config| {
         let mut config = (*config).clone();
@@ -151,11 +148,11 @@ impl Server {
 }
 
 /// A connection, with or without TLS.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Takes a connection; with TLS also the name in the client's certificate, if it was asked for one.
-async fn handshake(
+pub(crate) async fn handshake(
     stream: TcpStream,
     tls: Option<tokio_rustls::TlsAcceptor>,
 ) -> Option<(Box<dyn Stream>, Option<String>)> {

@@ -22,8 +22,16 @@ const SECTOR_BYTES: usize = 512;
 pub(crate) mod kind {
     /// [`super::super::Meta`].
     pub(crate) const META: u8 = 1;
-    /// Index u64, term u64, command.
+    /// Index u64, term u64, and nothing (a leader begins its term); in version 1 a command.
     pub(crate) const ENTRY: u8 = 2;
+    /// Index u64, term u64, proposal.
+    pub(crate) const PROPOSAL: u8 = 3;
+    /// Index u64, term u64, change of membership.
+    pub(crate) const CONFIG: u8 = 4;
+    /// Term u64, vote u64, commit index u64.
+    pub(crate) const HARD_STATE: u8 = 5;
+    /// Index u64, term u64: a checkpoint of this position is about to replace the log before it.
+    pub(crate) const INSTALL: u8 = 6;
     /// Header of a checkpoint.
     pub(crate) const CHECKPOINT: u8 = 16;
     /// Length-delimited records of the state.
@@ -31,7 +39,8 @@ pub(crate) mod kind {
     /// Number of records; the last record of a checkpoint.
     pub(crate) const END: u8 = 18;
 
-    pub(super) const KNOWN: [u8; 5] = [META, ENTRY, CHECKPOINT, RECORDS, END];
+    pub(super) const KNOWN: [u8; 9] =
+        [META, ENTRY, PROPOSAL, CONFIG, HARD_STATE, INSTALL, CHECKPOINT, RECORDS, END];
 }
 
 /// A record that was found whole.

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use isopod_mvcc::Command;
 use prost::Message;
+use raft::eraftpb::{Entry, EntryType};
 
-use super::{Meta, Scan, WAL_MAGIC, WAL_VERSION, append_prelude, append_record, kind, segment_name};
+use super::{
+    HardState, Meta, Scan, WAL_MAGIC, WAL_VERSION, append_prelude, append_record, kind, segment_name,
+};
 use crate::storage::{File, Storage, is_full};
 
 /// Under which name a file is prepared.
@@ -48,6 +50,10 @@ pub(crate) struct Wal {
     allocated: u64,
     buffer: Vec<u8>,
     last_index: u64,
+    /// As last written.
+    hard: HardState,
+    /// Whether the file is of an older format, so that the next record needs another one.
+    outdated: bool,
     /// Set when the file's state is unknown.
     failed: Option<Arc<io::Error>>,
     /// Bytes of records ever written to the files that exist, by file.
@@ -63,6 +69,8 @@ impl Wal {
             storage,
             options,
             segments: [(name, 1, meta.first_index)].into(),
+            hard: meta.hard_state(),
+            outdated: false,
             meta,
             file,
             offset,
@@ -101,25 +109,72 @@ impl Wal {
             allocated,
             buffer: Vec::new(),
             last_index: scan.last_index,
+            hard: scan.hard,
+            outdated: scan.version < WAL_VERSION,
             failed: None,
             closed_bytes,
         })
     }
 
-    /// Appends commands under the next indices and syncs: when this returns, they are durable.
+    /// Appends entries, the first of which may replace an earlier one, and the hard state if it is given, and syncs:
+    /// when this returns, they are durable.
     ///
     /// # Errors
-    /// None of the commands is in the log then, or (after [`AppendError::Failed`]) it is unknown which are.
-    pub(crate) fn append(&mut self, term: u64, commands: &[&Command]) -> Result<(), AppendError> {
+    /// Nothing of it is in the log then, or (after [`AppendError::Failed`]) it is unknown what is.
+    pub(crate) fn append(&mut self, entries: &[Entry], hard: Option<HardState>) -> Result<(), AppendError> {
+        self.write(|buffer, batch| {
+            for entry in entries {
+                append_entry(buffer, batch, entry);
+            }
+            if let Some(HardState { term, vote, commit }) = hard {
+                append_numbers(buffer, kind::HARD_STATE, batch, &[term, vote, commit]);
+            }
+        })?;
+        if let Some(last) = entries.last() {
+            self.last_index = last.index;
+        }
+        self.hard = hard.unwrap_or(self.hard);
+        Ok(())
+    }
+
+    /// Says, durably, that a checkpoint of this position is about to get its name.
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    pub(crate) fn announce_install(&mut self, index: u64, term: u64) -> Result<(), AppendError> {
+        self.write(|buffer, batch| append_numbers(buffer, kind::INSTALL, batch, &[index, term]))
+    }
+
+    /// Begins anew after a checkpoint that came from elsewhere: the entries before `first_index` are in it.
+    ///
+    /// # Errors
+    /// The old files are still there then.
+    pub(crate) fn begin_at(&mut self, first_index: u64) -> Result<(), AppendError> {
+        self.last_index = first_index - 1;
+        self.meta.origin = None;
+        let old: Vec<_> = self.segments.iter().map(|(name, ..)| name.clone()).collect();
+        self.begin_segment()?;
+        self.segments.drain(..old.len());
+        self.closed_bytes.clear();
+        let removed = old.iter().try_for_each(|name| self.storage.remove(name));
+        if let Err(error) = removed.and_then(|()| self.storage.sync_dir()) {
+            // They are removed at the next start.
+            tracing::warn!(%error, "cannot remove a log file that a checkpoint has replaced");
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, encode: impl Fn(&mut Vec<u8>, u32)) -> Result<(), AppendError> {
         if let Some(error) = &self.failed {
             return Err(AppendError::Failed(error.clone()));
         }
-        self.encode(term, commands);
-        if self.offset + self.buffer.len() as u64 > self.options.segment_bytes
-            && self.begin_next_segment(term)?
-        {
+        self.encode(&encode);
+        let empty = self.segments.back().is_some_and(|(_, _, first)| *first == self.last_index + 1);
+        let full = self.offset + self.buffer.len() as u64 > self.options.segment_bytes;
+        if (full && !empty) || self.outdated {
+            self.begin_segment()?;
             // Records name their batch by its offset, which is another one now.
-            self.encode(term, commands);
+            self.encode(&encode);
         }
         self.reserve()?;
         match self.file.write_at(self.offset, &self.buffer) {
@@ -128,36 +183,28 @@ impl Wal {
             Err(error) => return Err(self.fail(error)),
         }
         if self.options.fsync {
+            let started = std::time::Instant::now();
             self.file.sync().map_err(|error| self.fail(error))?;
+            crate::metrics::WAL_FSYNC.observe(started.elapsed().as_secs_f64());
         }
         self.offset += self.buffer.len() as u64;
-        self.last_index += commands.len() as u64;
         if self.buffer.capacity() > BUFFER_KEPT_BYTES {
             self.buffer = Vec::new();
         }
         Ok(())
     }
 
-    fn encode(&mut self, term: u64, commands: &[&Command]) {
+    fn encode(&mut self, encode: impl Fn(&mut Vec<u8>, u32)) {
         self.buffer.clear();
         let batch = u32::try_from(self.offset).expect("a file is closed long before 4 GiB");
-        for (index, command) in (self.last_index + 1..).zip(commands) {
-            append_record(&mut self.buffer, kind::ENTRY, batch, |payload| {
-                payload.extend_from_slice(&index.to_le_bytes());
-                payload.extend_from_slice(&term.to_le_bytes());
-                command.encode(payload).expect("a vector grows");
-            });
-        }
+        encode(&mut self.buffer, batch);
     }
 
-    /// Closes the file and begins the next one, unless the file is empty. True if it did.
-    fn begin_next_segment(&mut self, term: u64) -> Result<bool, AppendError> {
-        let (_, sequence, first_index) = self.segments.back().expect("a log has a file");
-        if *first_index == self.last_index + 1 {
-            return Ok(false);
-        }
+    /// Closes the file and begins the next one.
+    fn begin_segment(&mut self) -> Result<(), AppendError> {
+        let (_, sequence, _) = self.segments.back().expect("a log has a file");
         let sequence = sequence + 1;
-        let meta = Meta { first_index: self.last_index + 1, term, ..self.meta.clone() };
+        let meta = Meta { first_index: self.last_index + 1, ..self.meta.clone() }.with_hard_state(self.hard);
         let (name, file, offset) = match new_segment(&self.storage, sequence, &meta) {
             Ok(segment) => segment,
             // The old file is untouched, and the new one does not count until it has its name.
@@ -171,7 +218,8 @@ impl Wal {
         self.closed_bytes.push_back(self.offset);
         self.segments.push_back((name, sequence, meta.first_index));
         (self.meta, self.file, self.offset, self.allocated) = (meta, file, offset, offset);
-        Ok(true)
+        self.outdated = false;
+        Ok(())
     }
 
     fn reserve(&mut self) -> Result<(), AppendError> {
@@ -223,9 +271,14 @@ impl Wal {
         (self.meta.cluster_id, self.meta.member_id)
     }
 
-    /// Index of the last entry.
-    pub(crate) fn last_index(&self) -> u64 {
-        self.last_index
+    /// Sets what the next file begins with.
+    pub(crate) fn set_hard_state(&mut self, hard: HardState) {
+        self.hard = hard;
+    }
+
+    /// As last written.
+    pub(crate) fn hard_state(&self) -> HardState {
+        self.hard
     }
 
     /// Bytes of records in all files.
@@ -237,6 +290,25 @@ impl Wal {
     pub(crate) fn failure(&self) -> Option<&Arc<io::Error>> {
         self.failed.as_ref()
     }
+}
+
+fn append_entry(buffer: &mut Vec<u8>, batch: u32, entry: &Entry) {
+    let kind = match entry.get_entry_type() {
+        EntryType::EntryNormal if entry.data.is_empty() => kind::ENTRY,
+        EntryType::EntryNormal => kind::PROPOSAL,
+        _ => kind::CONFIG,
+    };
+    append_record(buffer, kind, batch, |payload| {
+        payload.extend_from_slice(&entry.index.to_le_bytes());
+        payload.extend_from_slice(&entry.term.to_le_bytes());
+        payload.extend_from_slice(&entry.data);
+    });
+}
+
+fn append_numbers(buffer: &mut Vec<u8>, kind: u8, batch: u32, numbers: &[u64]) {
+    append_record(buffer, kind, batch, |payload| {
+        numbers.iter().for_each(|number| payload.extend_from_slice(&number.to_le_bytes()));
+    });
 }
 
 /// Makes a file that begins with its description. It gets its name only when it is durable, so that a file with the

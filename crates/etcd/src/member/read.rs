@@ -1,0 +1,159 @@
+//! Linearizable reads without a write: the leader makes sure by a round of heartbeats that it still leads, and says how
+//! far the log was committed when it was asked; whoever asked reads once it has applied that much.
+//!
+//! One round is under way at a time. Reads that come meanwhile wait for the next one, which serves all of them.
+
+use std::time::Duration;
+
+use isopod_kv::Error;
+
+use super::{Member, Outcome, Output, Ticket, out_of_order};
+
+/// Ticks after which a round is given up and another one begun: messages get lost.
+const RETRY_TICKS: u64 = 5;
+/// Reads that wait, after which new ones are refused.
+const READS_MAX: usize = 100_000;
+
+/// Reads on their way.
+#[derive(Default)]
+pub(super) struct Reads {
+    waiting: Vec<Waiting>,
+    round: Option<Round>,
+    /// Confirmed, and waiting for the state to reach an index.
+    confirmed: Vec<(u64, Vec<Waiting>)>,
+}
+
+struct Waiting {
+    ticket: Ticket,
+    deadline: Duration,
+}
+
+struct Round {
+    context: Vec<u8>,
+    began_tick: u64,
+    reads: Vec<Waiting>,
+}
+
+impl Reads {
+    /// The leader's answer to a round.
+    pub(super) fn confirm(&mut self, context: &[u8], index: u64) {
+        if let Some(round) = self.round.take_if(|round| round.context == context) {
+            self.confirmed.push((index, round.reads));
+        }
+    }
+
+    /// Gives a round up; its reads wait for the next one.
+    pub(super) fn start_over(&mut self) {
+        if let Some(mut round) = self.round.take() {
+            round.reads.append(&mut self.waiting);
+            self.waiting = round.reads;
+        }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.round.is_none() && !self.waiting.is_empty()
+    }
+
+    /// Those for which `ends` holds, taken out.
+    fn take(&mut self, ends: impl Fn(&Waiting) -> bool) -> Vec<Ticket> {
+        let mut tickets = Vec::new();
+        let lists = self.round.iter_mut().map(|round| &mut round.reads);
+        let lists = lists.chain(self.confirmed.iter_mut().map(|(_, reads)| reads));
+        for list in lists.chain([&mut self.waiting]) {
+            list.retain(|read| {
+                let ended = ends(read);
+                if ended {
+                    tickets.push(read.ticket);
+                }
+                !ended
+            });
+        }
+        tickets
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.len() + self.round.as_ref().map_or(0, |round| round.reads.len())
+    }
+}
+
+impl Member {
+    pub(super) fn accept_read(&mut self, ticket: Ticket, out: &mut dyn FnMut(Output)) {
+        // What the only voter has acknowledged, it has applied; also when its disk fails.
+        if self.is_alone() {
+            return out(Output::Done { ticket, result: Ok(Outcome::Read) });
+        }
+        let refused = match &self.failed {
+            Some(reason) => Some(out_of_order(reason)),
+            None if self.is_out() => Some(Error::Stopped),
+            None if self.reads.len() >= READS_MAX => Some(Error::TooManyRequests),
+            None => None,
+        };
+        match refused {
+            Some(error) => out(Output::Done { ticket, result: Err(error) }),
+            None => {
+                let deadline = self.request_deadline();
+                self.reads.waiting.push(Waiting { ticket, deadline });
+            }
+        }
+    }
+
+    pub(super) fn begin_reads(&mut self, out: &mut dyn FnMut(Output)) {
+        if self.reads.round.as_ref().is_some_and(|round| round.began_tick + RETRY_TICKS <= self.ticks) {
+            self.reads.start_over();
+        }
+        if !self.reads.is_waiting() {
+            return;
+        }
+        if self.is_alone() {
+            for Waiting { ticket, .. } in std::mem::take(&mut self.reads.waiting) {
+                out(Output::Done { ticket, result: Ok(Outcome::Read) });
+            }
+            return;
+        }
+        // A leader that has committed nothing yet does not know how far others had committed.
+        let ready = match self.leader() {
+            0 => false,
+            leader if leader == self.id => self.raft.raft.commit_to_current_term(),
+            _ => true,
+        };
+        if !ready {
+            return;
+        }
+        let sequence = self.next_sequence();
+        let context = [self.id.to_le_bytes(), sequence.to_le_bytes()].concat();
+        let reads = std::mem::take(&mut self.reads.waiting);
+        self.reads.round = Some(Round { context: context.clone(), began_tick: self.ticks, reads });
+        self.raft.read_index(context);
+    }
+
+    pub(super) fn finish_reads(&mut self, out: &mut dyn FnMut(Output)) {
+        if self.reads.confirmed.is_empty() {
+            return;
+        }
+        let applied = self.shared.state.read().applied_index();
+        let confirmed = std::mem::take(&mut self.reads.confirmed);
+        for (index, reads) in confirmed {
+            if index > applied {
+                self.reads.confirmed.push((index, reads));
+                continue;
+            }
+            for Waiting { ticket, .. } in reads {
+                out(Output::Done { ticket, result: Ok(Outcome::Read) });
+            }
+        }
+    }
+
+    pub(super) fn expire_reads(&mut self, out: &mut dyn FnMut(Output)) {
+        let now = self.now;
+        let error = if self.leader() == 0 { Error::NoLeader } else { Error::Timeout };
+        for ticket in self.reads.take(|read| read.deadline <= now) {
+            out(Output::Done { ticket, result: Err(error.clone()) });
+        }
+    }
+
+    pub(super) fn refuse_reads(&mut self, error: &Error, out: &mut dyn FnMut(Output)) {
+        for ticket in self.reads.take(|_| true) {
+            out(Output::Done { ticket, result: Err(error.clone()) });
+        }
+    }
+}
