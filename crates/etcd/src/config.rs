@@ -21,6 +21,9 @@ pub struct Config {
     pub fsync: bool,
     /// Size of keys and values, history included, in bytes, beyond which writes are refused; 0 stands for 2 GiB.
     pub quota_bytes: u64,
+    /// Whether the NOSPACE alarm is cleared by the first write that comes once a fifth of the quota is free again.
+    /// Without, somebody has to clear it, as in etcd: for a store that nobody can reach from outside there is nobody.
+    pub clear_no_space: bool,
     /// Compaction without being asked.
     pub auto_compaction: AutoCompaction,
     /// Largest request, in bytes.
@@ -74,6 +77,7 @@ impl Config {
             peer_urls: Vec::new(),
             fsync: true,
             quota_bytes: 0,
+            clear_no_space: false,
             auto_compaction: AutoCompaction::Off,
             max_request_bytes: 3 << 19,
             max_txn_ops: isopod_mvcc::MAX_TXN_OPS,

@@ -9,6 +9,7 @@
 //! - [`Engine`] is the store in this process, and [`serve`] puts etcd's gRPC API before it.
 //! - An idle store neither writes nor wakes up.
 
+mod bbolt;
 mod checkpoint;
 mod config;
 mod engine;
@@ -17,6 +18,7 @@ pub mod member;
 mod metrics;
 mod peer;
 mod server;
+pub mod snapshot;
 pub mod storage;
 mod wal;
 

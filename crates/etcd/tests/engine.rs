@@ -148,6 +148,26 @@ async fn a_quota_stops_writes_until_space_is_made_and_the_alarm_cleared() {
 }
 
 #[tokio::test]
+async fn an_alarm_may_clear_itself_once_there_is_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Config { quota_bytes: 20_000, clear_no_space: true, ..config(&dir) };
+    let engine = open(settings).unwrap();
+    let big = |key: String| PutRequest::new(key, vec![0u8; 5200]);
+    for n in 0..3 {
+        engine.put(big(format!("k{n}"))).await.unwrap();
+    }
+    let larger = PutRequest::new("k9", vec![0u8; 9000]);
+    assert_eq!(engine.put(larger).await, Err(Error::NoSpace));
+    // A little space is not enough: the alarm would come and go.
+    assert_eq!(engine.put(PutRequest::new("small", "x")).await, Err(Error::NoSpace));
+    engine.delete_range(DeleteRangeRequest::prefix("k")).await.unwrap();
+    let revision = engine.revision();
+    engine.compact(CompactionRequest { revision, physical: true }).await.unwrap();
+    engine.put(big("k1".into())).await.unwrap();
+    assert!(engine.status().errors.is_empty());
+}
+
+#[tokio::test]
 async fn limits_are_enforced() {
     let dir = tempfile::tempdir().unwrap();
     let engine: Arc<Engine> = open(config(&dir)).unwrap();

@@ -34,6 +34,8 @@ pub(crate) enum Command {
     NodeFiles(crate::parts::node_files::NodeFilesArgs),
     /// Run etcd alone.
     Etcd(crate::parts::etcd::Flags),
+    /// Check and restore snapshots of the store, and of any etcd.
+    Etcdutl(crate::parts::etcdutl::Flags),
     /// Run kube-apiserver alone.
     KubeApiserver(crate::parts::apiserver::Flags),
     /// Run kube-scheduler alone.

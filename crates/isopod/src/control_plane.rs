@@ -66,6 +66,8 @@ async fn store(config: &Config) -> Result<Arc<dyn Store>> {
             let directory = config.data_dir.join("etcd");
             let engine = isopod_etcd::open(isopod_etcd::Config {
                 name: config.node_name.clone(),
+                // Nobody reaches this store to clear an alarm.
+                clear_no_space: true,
                 ..isopod_etcd::Config::new(directory)
             })
             .context("open the store")?;

@@ -22,8 +22,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Names under which the binary is a part by itself, by symlink.
-const PARTS: [&str; 6] =
-    ["etcd", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy"];
+const PARTS: [&str; 7] = [
+    "etcd",
+    "etcdutl",
+    "kube-apiserver",
+    "kube-scheduler",
+    "kube-controller-manager",
+    "kubelet",
+    "kube-proxy",
+];
 
 /// The arguments, with the name of the part put in when the binary was called by it.
 fn arguments() -> Vec<OsString> {
@@ -55,6 +62,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::run(args).await,
         Command::NodeFiles(args) => parts::node_files::run(args),
         Command::Etcd(flags) => parts::etcd::run(flags).await,
+        Command::Etcdutl(flags) => parts::etcdutl::run(flags),
         Command::KubeApiserver(flags) => parts::apiserver::run(flags).await,
         Command::KubeScheduler(flags) => parts::scheduler::run(flags).await,
         Command::KubeControllerManager(flags) => parts::controller_manager::run(flags).await,

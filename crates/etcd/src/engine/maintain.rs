@@ -1,25 +1,18 @@
-//! Status, alarms, checkpoints on demand, backups.
+//! Status, alarms, checkpoints on demand.
 
-use bytes::Bytes;
 use isopod_kv::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, Code, Error, Member, StatusResponse, alarm_request,
 };
 use isopod_mvcc::{Op, Reply};
-use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::queue::Request;
 use super::write::reply_of;
-use super::{Engine, Shared, expect_reply};
-use crate::checkpoint::Producer;
+use super::{Engine, expect_reply};
 use crate::member::{Change, Outcome};
 
 /// The version reported to clients, which tells them what the API can do.
 pub(crate) const VERSION: &str = "3.6.0";
-/// Pieces of a backup that may wait for a slow client; each is a megabyte or so.
-const BACKUP_QUEUE: usize = 2;
-/// etcdctl takes a backup for whole if its length is a multiple of this plus that of the checksum.
-const BACKUP_PAGE_BYTES: u64 = 512;
 
 impl Engine {
     /// Version, sizes, position in the log, and what is wrong.
@@ -113,42 +106,6 @@ impl Engine {
     pub async fn move_leader(&self, target: u64) -> Result<(), Error> {
         self.request(Request::MoveLeader(target), 0).await.map(drop)
     }
-
-    /// The state now, as the pieces of a checkpoint file, padded and followed by its SHA-256 as etcdctl expects of a
-    /// backup. A reader that goes away ends it.
-    pub fn backup(&self) -> mpsc::Receiver<Bytes> {
-        let (pieces, receiver) = mpsc::channel(BACKUP_QUEUE);
-        let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || {
-            write_backup(&shared, &pieces);
-            // Nothing was freed meanwhile.
-            shared.queue.nudge();
-        });
-        receiver
-    }
-}
-
-fn write_backup(shared: &std::sync::Arc<Shared>, pieces: &mpsc::Sender<Bytes>) {
-    let mut producer = Producer::new(shared.clone());
-    let (mut hash, mut length) = (Sha256::new(), 0);
-    let mut piece = Vec::new();
-    loop {
-        match producer.next(&mut piece) {
-            Ok(true) => {}
-            Ok(false) => break,
-            // Without its checksum the backup is seen to be cut off.
-            Err(error) => return tracing::warn!(%error, "a backup ends early"),
-        }
-        hash.update(&piece);
-        length += piece.len() as u64;
-        if pieces.blocking_send(std::mem::take(&mut piece).into()).is_err() {
-            return;
-        }
-    }
-    let mut end = vec![0; (length.next_multiple_of(BACKUP_PAGE_BYTES) - length) as usize];
-    hash.update(&end);
-    end.extend_from_slice(&hash.finalize());
-    let _ = pieces.blocking_send(end.into());
 }
 
 fn describe_alarm(alarm: &AlarmMember) -> String {

@@ -1,6 +1,7 @@
 //! The engine: a member's store, in this process.
 
 mod auth;
+mod backup;
 mod caller;
 mod compactor;
 #[cfg(test)]

@@ -138,29 +138,41 @@ impl Engine {
         self.request(Request::Read, 0).await.map(drop)
     }
 
-    /// Raises the alarm when the quota is used up: it stays until somebody clears it, as in etcd.
+    /// Raises the alarm when the quota is used up: it stays until somebody clears it, as in etcd, or until there is
+    /// space again, if the settings say so.
     async fn check_quota(&self, bytes: usize) -> Result<(), Error> {
         let quota = self.shared.config.quota();
-        let used = {
+        let (used, full) = {
             let state = self.shared.state.read();
-            if state.has_alarm(AlarmType::NoSpace) {
+            (state.size_bytes(), state.has_alarm(AlarmType::NoSpace))
+        };
+        let fits = (used + bytes) as u64 <= quota;
+        if full {
+            let space = fits && (used as u64) < quota / 5 * 4;
+            if !(self.shared.config.clear_no_space && space) {
                 return Err(Error::NoSpace);
             }
-            state.size_bytes()
-        };
-        if (used + bytes) as u64 <= quota {
+            tracing::info!(used, quota, "there is space again: clearing the NOSPACE alarm");
+            return self.set_no_space(alarm_request::AlarmAction::Deactivate).await;
+        }
+        if fits {
             return Ok(());
         }
         tracing::error!(used, quota, "the quota is used up: raising the NOSPACE alarm");
+        self.set_no_space(alarm_request::AlarmAction::Activate).await?;
+        Err(Error::NoSpace)
+    }
+
+    /// Raises or clears the alarm on the store's own behalf.
+    async fn set_no_space(&self, action: alarm_request::AlarmAction) -> Result<(), Error> {
         let alarm = AlarmRequest {
-            action: alarm_request::AlarmAction::Activate as i32,
+            action: action as i32,
             member_id: self.shared.member_id,
             alarm: AlarmType::NoSpace as i32,
         };
         let command = Command::from(Op::Alarm(alarm));
         let bytes = command.encoded_len();
-        self.enqueue(command, bytes).await?;
-        Err(Error::NoSpace)
+        self.enqueue(command, bytes).await.map(drop)
     }
 }
 

@@ -28,16 +28,27 @@ impl Served {
     }
 
     async fn start_in(dir: tempfile::TempDir, tls: Option<Arc<rustls::ServerConfig>>) -> Served {
+        let mut config = Config::new(dir.path().join("data"));
+        // The cheapest there is: these tests are not about guessing passwords.
+        config.bcrypt_cost = 4;
+        Served::serve(open(config).unwrap(), dir, tls).await
+    }
+
+    /// Serves a store that is open.
+    pub(crate) async fn start_with(engine: Arc<Engine>, dir: tempfile::TempDir) -> Served {
+        Served::serve(engine, dir, None).await
+    }
+
+    async fn serve(
+        engine: Arc<Engine>,
+        dir: tempfile::TempDir,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Served {
         let [client, metrics] = [
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
         ];
         let (client_address, metrics_address) = (client.local_addr().unwrap(), metrics.local_addr().unwrap());
-        let mut config = Config::new(dir.path().join("data"));
-        // The cheapest there is: these tests are not about guessing passwords.
-        config.bcrypt_cost = 4;
-        config.client_urls = vec![format!("http://{client_address}")];
-        let engine = open(config).unwrap();
         let shutdown = CancellationToken::new();
         let listeners = Listeners { client: vec![client], metrics: vec![metrics] };
         let server = tokio::spawn(serve(engine.clone(), listeners, tls, shutdown.clone()));

@@ -5,6 +5,7 @@ pub(crate) mod api_flags;
 pub(crate) mod apiserver;
 pub(crate) mod controller_manager;
 pub(crate) mod etcd;
+pub(crate) mod etcdutl;
 pub(crate) mod kubelet;
 pub(crate) mod node_files;
 pub(crate) mod proxy;
