@@ -156,12 +156,17 @@ impl fmt::Display for Operation {
     }
 }
 
+/// How much of a key or value is shown.
+const KEY_SHOWN_BYTES: usize = 24;
+
 /// A key in messages.
 pub(crate) struct Key<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(self.0))
+        let shown = &self.0[..self.0.len().min(KEY_SHOWN_BYTES)];
+        write!(f, "{}", shown.escape_ascii())?;
+        f.write_str(if shown.len() < self.0.len() { "…" } else { "" })
     }
 }
 
@@ -203,6 +208,8 @@ pub struct History {
     pub watches: Vec<Watch>,
     /// Every change from the first revision on, as the healed cluster tells it in the end.
     pub events: Vec<Event>,
+    /// The last revision whose history may have been compacted; what was before it need not be told any more.
+    pub compacted: i64,
     /// How much slower or quicker than the recorder's a member's clock may run, in thousandths.
     pub skew_permille: u64,
 }

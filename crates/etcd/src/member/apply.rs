@@ -67,6 +67,12 @@ impl Member {
             wake.into_iter().for_each(|signal| signal.wake());
             outputs.into_iter().for_each(&mut *out);
         }
+        if self.removed.is_some() && self.is_leader() {
+            // Raft looks for a leader among the members and does not find this one any more. What the others have to
+            // know of the removal was sent when it was committed.
+            let term = self.term();
+            self.raft.raft.become_follower(term, raft::INVALID_ID);
+        }
     }
 
     fn apply_entry(

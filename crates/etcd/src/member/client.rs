@@ -35,6 +35,9 @@ pub(super) struct Pending {
     change: Option<Change>,
     /// As it goes into the log.
     data: Bytes,
+    /// The message to another member that it was last in; 0 if it is in none, or was refused since. What comes late or
+    /// twice must not have it proposed twice.
+    sent_in: u64,
     began: Duration,
     deadline: Duration,
 }
@@ -44,13 +47,14 @@ pub(super) struct Question {
     pub(super) ticket: Ticket,
     pub(super) lease: i64,
     pub(super) renews: bool,
-    pub(super) asked: bool,
+    /// When the leader was last asked, in ticks; none if this leader was not.
+    pub(super) asked: Option<u64>,
     pub(super) deadline: Duration,
 }
 
 impl Question {
     pub(super) fn keep_alive(ticket: Ticket, lease: i64) -> Question {
-        Question { ticket, lease, renews: true, asked: false, deadline: Duration::ZERO }
+        Question { ticket, lease, renews: true, asked: None, deadline: Duration::ZERO }
     }
 
     pub(super) fn time_to_live(ticket: Ticket, lease: i64) -> Question {
@@ -99,7 +103,7 @@ impl Member {
             Payload::Change(change) => (None, change.change),
         };
         let deadline = self.request_deadline();
-        let pending = Pending { ticket, command, change, data, began: self.now, deadline };
+        let pending = Pending { ticket, command, change, data, sent_in: 0, began: self.now, deadline };
         self.pending.insert(sequence, pending);
         self.unsent.push_back(sequence);
     }
@@ -268,26 +272,30 @@ impl Member {
 
     fn forward(&mut self, leader: u64, out: &mut dyn FnMut(Output)) {
         self.ask_leader(leader, out);
+        let mut number = self.next_sequence();
         let mut proposals = Vec::new();
         let mut bytes = 0;
         for sequence in std::mem::take(&mut self.unsent) {
-            let Some(pending) = self.pending.get(&sequence) else { continue };
+            let Some(pending) = self.pending.get_mut(&sequence) else { continue };
+            pending.sent_in = number;
             bytes += pending.data.len();
             proposals.push(pending.data.clone());
             if bytes >= FORWARD_BYTES {
                 bytes = 0;
-                let body = Body::Propose(Propose { proposals: std::mem::take(&mut proposals) });
+                let body = Body::Propose(Propose { proposals: std::mem::take(&mut proposals), number });
                 out(Output::Send { to: leader, message: PeerMessage::new(self.id, leader, body) });
+                number = self.next_sequence();
             }
         }
         if !proposals.is_empty() {
-            let body = Body::Propose(Propose { proposals });
+            let body = Body::Propose(Propose { proposals, number });
             out(Output::Send { to: leader, message: PeerMessage::new(self.id, leader, body) });
         }
     }
 
     /// Proposals that a peer took me for the leader for.
     pub(super) fn receive_proposals(&mut self, from: u64, propose: Propose, out: &mut dyn FnMut(Output)) {
+        let number = propose.number;
         let mut entries = Vec::new();
         let (mut sequences, mut refused) = (Vec::new(), Vec::new());
         for data in propose.proposals {
@@ -312,33 +320,42 @@ impl Member {
                 Some(change) => match self.reconfigure(&change, data) {
                     Ok(true) => {}
                     Ok(false) => refused.push(sequence),
-                    Err(error) => self.refuse(from, vec![sequence], error.to_string(), out),
+                    Err(error) => self.refuse((from, number), vec![sequence], error.to_string(), out),
                 },
             }
         }
         if !entries.is_empty() && !self.step_entries(entries) {
             match self.raft.raft.lead_transferee {
                 Some(_) => refused.extend(sequences),
-                None => self.refuse(from, sequences, Error::TooManyRequests.to_string(), out),
+                None => self.refuse((from, number), sequences, Error::TooManyRequests.to_string(), out),
             }
         }
         if !refused.is_empty() {
-            self.refuse(from, refused, String::new(), out);
+            self.refuse((from, number), refused, String::new(), out);
         }
     }
 
-    fn refuse(&self, to: u64, sequences: Vec<u64>, error: String, out: &mut dyn FnMut(Output)) {
-        let body = Body::Refused(Refused { sequences, error });
+    fn refuse(
+        &self,
+        (to, number): (u64, u64),
+        sequences: Vec<u64>,
+        error: String,
+        out: &mut dyn FnMut(Output),
+    ) {
+        let body = Body::Refused(Refused { sequences, error, number });
         out(Output::Send { to, message: PeerMessage::new(self.id, to, body) });
     }
 
     /// What did not enter the log can be proposed again, or has failed for good.
     pub(super) fn receive_refusal(&mut self, refused: Refused, out: &mut dyn FnMut(Output)) {
         for sequence in refused.sequences {
+            let Some(pending) = self.pending.get_mut(&sequence).filter(|p| p.sent_in == refused.number)
+            else {
+                continue;
+            };
             if refused.error.is_empty() {
-                if self.pending.contains_key(&sequence) {
-                    self.refused.push(sequence);
-                }
+                pending.sent_in = 0;
+                self.refused.push(sequence);
                 continue;
             }
             let error = Error::from_text(&refused.error)

@@ -16,6 +16,8 @@ use super::{Member, Outcome, Output, out_of_order};
 const EXPIRED_PER_BATCH: usize = 256;
 /// After what time something that has not happened is proposed again.
 const RETRY: Duration = Duration::from_secs(5);
+/// Ticks after which a question is asked again: a new leader does not answer at once, and messages get lost.
+const ASK_AGAIN_TICKS: u64 = 3;
 /// Questions on their way.
 const QUESTIONS_MAX: usize = 100_000;
 
@@ -67,20 +69,30 @@ impl Member {
 
     /// Lets all questions be asked again: another member leads.
     pub(super) fn ask_again(&mut self) {
-        self.questions.values_mut().for_each(|question| question.asked = false);
+        self.questions.values_mut().for_each(|question| question.asked = None);
     }
 
     pub(super) fn ask_leader(&mut self, leader: u64, out: &mut dyn FnMut(Output)) {
-        let id = self.id;
-        for (sequence, question) in self.questions.iter_mut().filter(|(_, question)| !question.asked) {
-            question.asked = true;
+        let (id, now) = (self.id, self.ticks);
+        let due = |question: &Question| question.asked.is_none_or(|asked| asked + ASK_AGAIN_TICKS <= now);
+        for (sequence, question) in self.questions.iter_mut().filter(|(_, question)| due(question)) {
+            question.asked = Some(now);
             let asked = LeaseQuestion { sequence: *sequence, lease: question.lease };
             let body = if question.renews { Body::KeepAlive(asked) } else { Body::TimeToLive(asked) };
             out(Output::Send { to: leader, message: PeerMessage::new(id, leader, body) });
         }
     }
 
+    /// Whether this member leads and knows all that was decided before it did: a revocation may be among the entries
+    /// that it has not applied yet, and a lease must not be renewed before that.
+    fn knows_leases(&self) -> bool {
+        self.is_leader() && self.shared.state.read().applied_term() == self.term()
+    }
+
     pub(super) fn answer_own_questions(&mut self, out: &mut dyn FnMut(Output)) {
+        if !self.knows_leases() {
+            return;
+        }
         for (_, question) in std::mem::take(&mut self.questions) {
             let result = match question.renews {
                 true => self.renew(question.lease).map(|ttl_s| Outcome::KeptAlive { ttl_s }),
@@ -123,7 +135,7 @@ impl Member {
         renews: bool,
         out: &mut dyn FnMut(Output),
     ) {
-        if !self.is_leader() {
+        if !self.knows_leases() {
             return;
         }
         let result = match renews {

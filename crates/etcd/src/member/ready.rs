@@ -95,16 +95,19 @@ impl Member {
         for read in ready.take_read_states() {
             self.reads.confirm(&read.request_ctx, read.index);
         }
-        self.apply(ready.take_committed_entries(), out);
+        let committed = ready.take_committed_entries();
+        // First, since Raft looks for itself among the members, which a leader that applies its own removal is not.
+        let mut light = self.raft.advance_append(ready);
+        // Before anything is applied: a snapshot among them is of the state as it is now.
+        self.send(light.take_messages(), out);
+        self.apply(committed, out);
         if self.failed.is_some() {
             return;
         }
-        let light = self.raft.advance_append(ready);
         self.finish(light, out);
     }
 
     fn finish(&mut self, mut light: LightReady, out: &mut dyn FnMut(Output)) {
-        // Before anything is applied: a snapshot among them is of the state as it is now.
         self.send(light.take_messages(), out);
         self.apply(light.take_committed_entries(), out);
         if self.failed.is_some() {

@@ -47,6 +47,9 @@ pub(crate) struct Propose {
     /// Encoded proposals, in order.
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub(crate) proposals: Vec<Bytes>,
+    /// Names this message in its refusal.
+    #[prost(uint64, tag = "2")]
+    pub(crate) number: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, ::prost::Message)]
@@ -56,6 +59,9 @@ pub(crate) struct Refused {
     /// The text of the error with which they have failed for good; empty if they may be proposed again.
     #[prost(string, tag = "2")]
     pub(crate) error: String,
+    /// The message that is refused.
+    #[prost(uint64, tag = "3")]
+    pub(crate) number: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ::prost::Message)]

@@ -25,6 +25,9 @@ pub enum Fault {
     },
     /// The next sync fails.
     SyncFails,
+    /// Syncs of files succeed and do nothing, until a crash takes back all that was written since: a disk whose cache
+    /// forgets, or a program that does not sync.
+    SyncLies,
     /// The machine dies after this many further operations that change something; every later one fails.
     Dies {
         /// Operations that still succeed.
@@ -102,7 +105,7 @@ impl SimStorage {
         let mut guard = self.disk.lock();
         let disk = &mut *guard;
         disk.epoch += 1;
-        disk.fault = None;
+        let lied = disk.fault.take() == Some(Fault::SyncLies);
         let survive = disk.random.next(disk.unsynced_names.len() + 1);
         let changes: Vec<_> = disk.unsynced_names.drain(..).take(survive).collect();
         for change in changes {
@@ -111,7 +114,12 @@ impl SimStorage {
         disk.names = disk.durable_names.clone();
         let random = &mut disk.random;
         for content in &mut disk.files {
-            content.crash(random);
+            if lied {
+                content.now = content.durable.clone();
+                content.sync();
+            } else {
+                content.crash(random);
+            }
         }
     }
 
@@ -368,7 +376,9 @@ impl File for SimFile {
                 disk.fault = None;
                 return Err(io::Error::other("input/output error"));
             }
-            disk.files[file].sync();
+            if disk.fault != Some(Fault::SyncLies) {
+                disk.files[file].sync();
+            }
             Ok(())
         })
     }

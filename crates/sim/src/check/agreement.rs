@@ -55,18 +55,6 @@ pub enum Disagreement {
         /// Who differs.
         member: u64,
     },
-    /// Members that did not come to the same revision although nothing hinders them.
-    #[error("member {member:x} is at revision {revision} (index {index}), another at {expected}")]
-    Behind {
-        /// The member.
-        member: u64,
-        /// Its revision.
-        revision: i64,
-        /// Its applied index.
-        index: u64,
-        /// The revision of another.
-        expected: i64,
-    },
 }
 
 /// Collects what members do during a run, and complains at once.

@@ -38,10 +38,12 @@ pub enum Violation {
         second: String,
     },
     /// A change that nobody asked for.
-    #[error("the changes at revision {revision} were asked for by nobody")]
+    #[error("the changes at revision {revision} were asked for by nobody: {events}")]
     Invented {
         /// The revision.
         revision: i64,
+        /// The changes.
+        events: String,
     },
     /// An operation that was refused has happened.
     #[error("refused, and yet at revision {revision}: {operation}")]
@@ -113,6 +115,17 @@ pub enum Violation {
         /// Until when the lease was to live, in microseconds.
         until_us: u64,
     },
+    /// A member does not start on a disk that nobody has damaged.
+    #[error("member {member:x} does not start: {error}")]
+    Start {
+        /// The member.
+        member: u64,
+        /// Why.
+        error: String,
+    },
+    /// With all faults gone the cluster does not come to rest.
+    #[error("the cluster does not recover: {0}")]
+    Stuck(String),
     /// Members disagree.
     #[error("{0}")]
     Disagreement(#[from] agreement::Disagreement),

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 
+use isopod_kv::event::EventType;
 use isopod_kv::response_op::Response;
-use isopod_kv::{ResponseHeader, TxnResponse};
+use isopod_kv::{Event, ResponseHeader, TxnResponse};
 
 use super::Violation;
-use crate::history::{Answer, Call, History, Operation, Outcome};
+use crate::history::{Answer, Call, History, Key, Operation, Outcome};
 use crate::model::{FIRST_REVISION, Versions, evaluate};
 
 /// A lease that ended by itself.
@@ -234,11 +235,23 @@ fn explain(
             });
             violations.push(match refused {
                 Some(operation) => Violation::Resurrected { operation: operation.to_string(), revision },
-                None => Violation::Invented { revision },
+                None => Violation::Invented { revision, events: list(versions.events(revision)) },
             });
         }
     }
     expiries
+}
+
+/// Events in a message.
+fn list(events: &[Event]) -> String {
+    let one = |event: &Event| {
+        let kv = event.kv.clone().unwrap_or_default();
+        match event.r#type == EventType::Delete as i32 {
+            true => format!("delete {}", Key(&kv.key)),
+            false => format!("put {} = {}", Key(&kv.key), Key(&kv.value)),
+        }
+    };
+    events.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a call makes exactly the changes of a revision.
@@ -280,7 +293,6 @@ fn check_sessions(history: &History, places: &[Place], violations: &mut Vec<Viol
 mod tests {
     use super::*;
     use crate::testing::*;
-    use isopod_kv::Event;
 
     fn violations(operations: Vec<Operation>, events: &[Event]) -> Vec<Violation> {
         let history = History { operations, events: events.to_vec(), ..History::default() };
@@ -361,11 +373,11 @@ mod tests {
         assert_eq!(violations(vec![unknown.clone()], &[]), []);
         assert_eq!(violations(vec![unknown.clone()], &[put_event("a", "1", 2, 2, 1)]), []);
         let twice = [put_event("a", "1", 2, 2, 1), put_event("a", "1", 2, 3, 2)];
-        assert!(matches!(&violations(vec![unknown], &twice)[..], [Violation::Invented { revision: 3 }]));
+        assert!(matches!(&violations(vec![unknown], &twice)[..], [Violation::Invented { revision: 3, .. }]));
         let late =
             vec![get(2, (0, 5), "a", Some(kv("a", "1", 2, 2, 1)), 2), put_unknown(1, (6, 10), "a", "1")];
         let found = violations(late, &[put_event("a", "1", 2, 2, 1)]);
-        assert!(matches!(&found[..], [Violation::Invented { revision: 2 }]), "{found:?}");
+        assert!(matches!(&found[..], [Violation::Invented { revision: 2, .. }]), "{found:?}");
     }
 
     #[test]
@@ -409,6 +421,6 @@ mod tests {
         let operations: Vec<Operation> = events(&[]).iter().map(grown).collect();
         assert_eq!(violations(operations.clone(), &events(&["a", "b"])), []);
         let found = violations(operations, &events(&["a"]));
-        assert!(matches!(&found[..], [Violation::Invented { revision: 4 }]), "{found:?}");
+        assert!(matches!(&found[..], [Violation::Invented { revision: 4, .. }]), "{found:?}");
     }
 }

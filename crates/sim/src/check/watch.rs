@@ -42,7 +42,7 @@ pub enum Problem {
 
 pub(crate) fn check(history: &History, versions: &Versions, violations: &mut Vec<Violation>) {
     for watch in &history.watches {
-        if let Err(problem) = check_watch(watch, versions) {
+        if let Err(problem) = check_watch(watch, versions, history.compacted) {
             violations.push(Violation::Watch {
                 client: watch.client,
                 key: Key(&watch.key).to_string(),
@@ -54,7 +54,7 @@ pub(crate) fn check(history: &History, versions: &Versions, violations: &mut Vec
 }
 
 /// Follows the deliveries and the history side by side.
-fn check_watch(watch: &Watch, versions: &Versions) -> Result<(), Problem> {
+fn check_watch(watch: &Watch, versions: &Versions, compacted: i64) -> Result<(), Problem> {
     // Every event of the range before this revision has been given.
     let mut next = watch.start_revision;
     for delivery in &watch.deliveries {
@@ -75,7 +75,7 @@ fn check_watch(watch: &Watch, versions: &Versions) -> Result<(), Problem> {
             }
             let count = events.iter().take_while(|event| revision_of(event) == got).count();
             let (of_revision, rest) = events.split_at(count);
-            check_revision(watch, versions, got, of_revision)?;
+            check_revision(watch, versions, compacted, of_revision)?;
             events = rest;
             next = got + 1;
         }
@@ -83,7 +83,8 @@ fn check_watch(watch: &Watch, versions: &Versions) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_revision(watch: &Watch, versions: &Versions, revision: i64, got: &[Event]) -> Result<(), Problem> {
+fn check_revision(watch: &Watch, versions: &Versions, compacted: i64, got: &[Event]) -> Result<(), Problem> {
+    let revision = revision_of(&got[0]);
     let expected: Vec<&Event> = of_range(watch, versions, revision).collect();
     let same = expected.len() == got.len()
         && expected
@@ -96,7 +97,9 @@ fn check_revision(watch: &Watch, versions: &Versions, revision: i64, got: &[Even
     for event in got {
         let key = event.kv.as_ref().map_or(&[][..], |kv| &kv.key);
         let before = versions.at(key, revision - 1).filter(|_| watch.prev_kv);
-        if before != event.prev_kv.as_ref() {
+        // A version before the compacted revision is gone, which is no lie.
+        let gone = revision <= compacted && event.prev_kv.is_none();
+        if before != event.prev_kv.as_ref() && !gone {
             return Err(Problem::Previous { revision });
         }
     }
@@ -146,7 +149,7 @@ mod tests {
             deliveries,
             ..Watch::default()
         };
-        check_watch(&watch, &Versions::new(&events()).unwrap())
+        check_watch(&watch, &Versions::new(&events()).unwrap(), 0)
     }
 
     #[test]
@@ -191,8 +194,11 @@ mod tests {
         let mut watch =
             Watch { key: "a".into(), start_revision: 5, prev_kv: true, deliveries, ..Watch::default() };
         let versions = Versions::new(&events()).unwrap();
-        assert_eq!(check_watch(&watch, &versions), Err(Problem::Previous { revision: 5 }));
+        assert_eq!(check_watch(&watch, &versions, 0), Err(Problem::Previous { revision: 5 }));
+        watch.deliveries[0].events[0].prev_kv = None;
+        assert_eq!(check_watch(&watch, &versions, 4), Err(Problem::Previous { revision: 5 }));
+        assert_eq!(check_watch(&watch, &versions, 5), Ok(()));
         watch.deliveries[0].events[0].prev_kv = Some(kv("a", "2", 2, 4, 2));
-        assert_eq!(check_watch(&watch, &versions), Ok(()));
+        assert_eq!(check_watch(&watch, &versions, 0), Ok(()));
     }
 }
