@@ -34,6 +34,8 @@ pub struct Config {
     pub encryption: Option<Arc<crate::registry::encryption::Encryption>>,
     /// The audit log; `None` keeps none.
     pub audit: Option<crate::audit::Config>,
+    /// Requests that may run at once: the seats that the priority levels share.
+    pub seats: u32,
     /// Seconds that events are kept; zero keeps them for ever.
     pub event_ttl_seconds: u32,
 }
@@ -50,6 +52,9 @@ pub enum ConfigError {
     /// The range has no room for the addresses that every cluster needs.
     #[error("service-cluster-ip-range: {0} is too small, at least 8 addresses are required")]
     ServiceCidrTooSmall(IpNet),
+    /// No request could run.
+    #[error("max-requests-inflight, max-mutating-requests-inflight: their sum must be at least 1")]
+    Seats,
     /// No port left for node ports.
     #[error("service-node-port-range: the range is empty")]
     NodePorts,
@@ -71,6 +76,7 @@ impl Config {
             storage_json: false,
             encryption: None,
             audit: None,
+            seats: crate::limits::INFLIGHT_READ_MAX + crate::limits::INFLIGHT_WRITE_MAX,
             event_ttl_seconds: 3600,
         }
     }
@@ -87,6 +93,9 @@ impl Config {
             if cidr.max_prefix_len() - cidr.prefix_len() < 3 {
                 return Err(ConfigError::ServiceCidrTooSmall(*cidr));
             }
+        }
+        if self.seats == 0 {
+            return Err(ConfigError::Seats);
         }
         if self.node_ports.is_empty() { Err(ConfigError::NodePorts) } else { Ok(()) }
     }

@@ -8,6 +8,7 @@ use isopod_rules::kinds;
 use parking_lot::Mutex;
 
 use crate::audit::Record;
+use crate::flow::WatchPlace;
 use crate::options::Query;
 use crate::request_info::RequestInfo;
 
@@ -30,6 +31,8 @@ pub struct Ctx {
     pub now: jiff::Timestamp,
     /// The request's record in the audit log, if it has one.
     pub(crate) audit: Option<Arc<Record>>,
+    /// Its place among the watches of its client, if it is one.
+    pub(crate) watch: Option<WatchPlace>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -37,7 +40,7 @@ impl Ctx {
     /// The context of a request.
     pub fn new(user: UserInfo, info: RequestInfo, parts: http::request::Parts, now: jiff::Timestamp) -> Ctx {
         let query = Query::parse(parts.uri.query());
-        Ctx { user, info, query, parts, now, audit: None, warnings: Mutex::default() }
+        Ctx { user, info, query, parts, now, audit: None, watch: None, warnings: Mutex::default() }
     }
 
     /// A header as text, empty when absent.

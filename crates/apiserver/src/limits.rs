@@ -22,14 +22,15 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(32);
 pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(34);
 /// Longest a non-long-running request may take (upstream's `--request-timeout`).
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Read-only requests in flight (upstream's `--max-requests-inflight`).
-pub const INFLIGHT_READ_MAX: usize = 400;
-/// Mutating requests in flight (upstream's `--max-mutating-requests-inflight`).
-pub const INFLIGHT_WRITE_MAX: usize = 200;
-/// How long a request waits for a seat before it is told to retry.
-pub const INFLIGHT_QUEUE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Requests that may wait for a seat; more are refused at once.
-pub const INFLIGHT_QUEUE_MAX: usize = 2_000;
+/// Read-only requests in flight, by default (upstream's `--max-requests-inflight`). With those that write they are
+/// the seats that the priority levels share.
+pub const INFLIGHT_READ_MAX: u32 = 400;
+/// Mutating requests in flight, by default (upstream's `--max-mutating-requests-inflight`).
+pub const INFLIGHT_WRITE_MAX: u32 = 200;
+/// How long a request waits for a seat before it is told to retry: a quarter of its time, as upstream.
+pub const SEAT_WAIT_MAX: Duration = Duration::from_secs(15);
+/// Watches of one user at one address. A kubelet has up to four for each of its pods; more is a fault.
+pub const WATCHES_PER_CLIENT_MAX: usize = 2_048;
 /// Open connections; a descriptor each, well under the usual limit of open files.
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// HTTP/2 streams a connection may hold open (upstream serves 250 by default; watches of a busy client

@@ -7,13 +7,14 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use http::{HeaderValue, Request, Response};
-use isopod_api::identity::UserInfo;
+use isopod_api::identity::{GROUP_MASTERS, UserInfo};
 use isopod_api::status::Status;
 use isopod_client::InProcessIdentity;
 
-use crate::audit::Record;
+use crate::audit::{PeerAddress, Record};
 use crate::body::{Body, RequestBody};
 use crate::context::Ctx;
+use crate::flow::{self, Kind, Schema, Seat};
 use crate::layers::{Attributes, Decision, PeerCertificates};
 use crate::limits;
 use crate::request_info::RequestInfo;
@@ -22,6 +23,13 @@ use crate::server::ApiServer;
 
 /// Paths that need no credentials: health and version.
 const ANONYMOUS: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
+
+/// What is known of a request whatever becomes of it.
+#[derive(Default)]
+struct Noted {
+    record: Option<Arc<Record>>,
+    schema: Option<Arc<Schema>>,
+}
 
 impl ApiServer {
     /// Answers one request. Never fails and never panics: what goes wrong becomes a `Status`.
@@ -35,11 +43,11 @@ impl ApiServer {
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query());
         let headers = parts.headers.clone();
         let audit_id = crate::audit::id_of(&headers);
-        let mut record = None;
+        let mut noted = Noted::default();
         let long = info.is_long_running();
         let label = crate::metrics::Label::of(&info);
         let serve =
-            AssertUnwindSafe(Arc::clone(&self).serve_layers(parts, body, info, &audit_id, &mut record))
+            AssertUnwindSafe(Arc::clone(&self).serve_layers(parts, body, info, &audit_id, &mut noted))
                 .catch_unwind();
         let outcome = if long {
             serve.await
@@ -54,7 +62,7 @@ impl ApiServer {
         let mut response = match outcome {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => {
-                if let Some(record) = &record {
+                if let Some(record) = &noted.record {
                     record.failure(&status);
                 }
                 respond::status(&headers, &status)
@@ -62,14 +70,17 @@ impl ApiServer {
             Err(panic) => {
                 tracing::error!(panic = panic_text(&*panic), "a request handler panicked");
                 let status = Status::internal("this is a fault of the server; it has been logged");
-                if let Some(record) = &record {
+                if let Some(record) = &noted.record {
                     record.failure(&status);
                     record.panicked();
                 }
                 respond::status(&headers, &status)
             }
         };
-        if let Some(record) = record {
+        if let Some(schema) = &noted.schema {
+            schema.mark(response.headers_mut());
+        }
+        if let Some(record) = noted.record {
             response = recorded(response, record, long);
         }
         if let Ok(id) = HeaderValue::from_str(&audit_id) {
@@ -85,7 +96,7 @@ impl ApiServer {
         body: RequestBody,
         info: RequestInfo,
         audit_id: &str,
-        record: &mut Option<Arc<Record>>,
+        noted: &mut Noted,
     ) -> Answer {
         let record_of = |user| self.audit.as_ref().and_then(|a| a.begin(audit_id, &parts, &info, user));
         let user = match self.authenticate(&parts).await {
@@ -97,18 +108,18 @@ impl ApiServer {
                 return Err(status);
             }
         };
-        *record = record_of(Some(&user));
-        let user = self.impersonate(user, &parts.headers, record.as_deref()).await?;
-        let _seat = self.flow.seat(&info, &user).await?;
+        noted.record = record_of(Some(&user));
+        let user = self.impersonate(user, &parts.headers, noted.record.as_deref()).await?;
         let mut ctx = Ctx::new(user, info, parts, self.clock.now());
-        ctx.audit.clone_from(record);
+        ctx.audit.clone_from(&noted.record);
+        let _seat = self.queue(&mut ctx, noted).await?;
         self.authorize(&ctx).await?;
         let ctx = Arc::new(ctx);
         let answer = Arc::clone(&self).dispatch(Arc::clone(&ctx), body).await;
         let mut response = match answer {
             Ok(response) => response,
             Err(status) => {
-                if let Some(record) = record {
+                if let Some(record) = &noted.record {
                     record.failure(&status);
                 }
                 respond::status(&ctx.parts.headers, &status)
@@ -145,6 +156,39 @@ impl ApiServer {
         let open =
             ANONYMOUS.iter().any(|a| path == *a || path.strip_prefix(a).is_some_and(|r| r.starts_with('/')));
         if refused || !open { Err(Status::unauthorized()) } else { Ok(UserInfo::anonymous()) }
+    }
+
+    /// Layer 2: whose turn is it. Streams to containers and what is proxied take no seat, since they may last; a
+    /// watch has one until its first events are made.
+    async fn queue(&self, ctx: &mut Ctx, noted: &mut Noted) -> Result<Option<Seat>, Status> {
+        let watch = ctx.info.verb == "watch";
+        if ctx.info.is_long_running() && !watch {
+            return Ok(None);
+        }
+        let Some((schema, flow)) = self.flow.classify(ctx) else { return Ok(None) };
+        noted.schema = Some(Arc::clone(&schema));
+        if watch && !ctx.user.in_group(GROUP_MASTERS) {
+            let address = ctx.parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip());
+            ctx.watch = Some(self.flow.watches.enter(&ctx.user.name, address)?);
+        }
+        let kind = Kind { read_only: ctx.info.is_read_only(), watch };
+        self.flow.seat(&schema, flow, kind, |nominal| self.width(ctx, nominal)).await.map(Some)
+    }
+
+    /// Seats that a request takes: more than one if it reads many objects.
+    fn width(&self, ctx: &Ctx, nominal: u32) -> u32 {
+        let (info, query) = (&ctx.info, &ctx.query);
+        let lists = info.verb == "list" || info.verb == "watch" && query.flag("sendInitialEvents");
+        let Some(resource) = self.registry().resource(&info.group, &info.version, &info.resource) else {
+            return 1;
+        };
+        if !lists {
+            return 1;
+        }
+        let stored = resource.stored.cache.counts().0;
+        let selects = query.has("labelSelector") || query.has("fieldSelector");
+        let asked = query.get("limit").parse().ok().filter(|limit| *limit > 0 && !selects);
+        flow::list_width(stored.min(asked.unwrap_or(stored)), nominal)
     }
 
     /// Layer 3: may they.

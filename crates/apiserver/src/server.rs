@@ -80,7 +80,7 @@ impl ApiServer {
             registry,
             layers: OnceLock::new(),
             clock,
-            flow: Flow::default(),
+            flow: Flow::new(config.seats),
             audit,
             leases: crate::leases::Leases::default(),
             published: crate::discovery::Published::default(),

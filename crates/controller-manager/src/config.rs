@@ -4,12 +4,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use isopod_reconcile::certificate::{Subject, Usage};
+use jiff::Timestamp;
 
 /// Signs the token of a Secret of type `kubernetes.io/service-account-token`.
 pub trait TokenSigner: Send + Sync + 'static {
     /// A token without expiry for a service account, bound to the Secret it is stored in.
     fn sign(&self, namespace: &str, account: &str, account_uid: &str, secret: &str)
     -> Result<String, String>;
+}
+
+/// The authorities behind the signers of certificate requests.
+pub trait CertificateSigner: Send + Sync + 'static {
+    /// What a request (PEM, PKCS#10) asks to be named.
+    fn subject(&self, request: &[u8]) -> Result<Subject, String>;
+    /// The certificate (PEM) for a request whose content was judged; `None` if the authority of this signer is not
+    /// at hand.
+    fn sign(
+        &self,
+        signer: &str,
+        request: &[u8],
+        usage: Usage,
+        life: Duration,
+        now: Timestamp,
+    ) -> Result<Option<String>, String>;
 }
 
 /// Leader election by a Lease.
@@ -80,6 +98,10 @@ pub struct Config {
     pub root_ca: Option<String>,
     /// Signer for tokens in Secrets; without it that controller does not run.
     pub token_signer: Option<Arc<dyn TokenSigner>>,
+    /// Signs certificate requests; without it they are neither approved nor signed.
+    pub certificate_signer: Option<Arc<dyn CertificateSigner>>,
+    /// Longest life of a certificate that is signed (a year).
+    pub certificate_life: Duration,
     /// Keys of one controller that are worked on at once, for the busy controllers (5).
     pub concurrent_syncs: usize,
     /// Workers of the garbage collector (20).
@@ -106,6 +128,8 @@ impl Default for Config {
             terminated_pod_gc_threshold: 12_500,
             root_ca: None,
             token_signer: None,
+            certificate_signer: None,
+            certificate_life: Duration::from_secs(365 * 24 * 60 * 60),
             concurrent_syncs: 5,
             concurrent_gc_syncs: 20,
         }

@@ -20,8 +20,9 @@ use isopod_client::{Informers, LeaderElectionConfig, LeaderElector, SystemClock}
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-pub use config::{Config, Error, LeaderElection, TokenSigner};
+pub use config::{CertificateSigner, Config, Error, LeaderElection, TokenSigner};
 pub use context::Clients;
+pub use isopod_reconcile::certificate;
 
 use context::Context;
 

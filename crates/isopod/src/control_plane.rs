@@ -4,10 +4,13 @@
 //! server through a client with an identity of their own, to which authorisation applies.
 
 use crate::config::{Config, OutsideEtcd};
+use crate::parts::certificate_signer::Authorities;
+use crate::parts::token_signer::Signer;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use isopod_api::identity::{GROUP_MASTERS, GROUP_NODES, UserInfo};
 use isopod_apiserver::ApiServer;
+use isopod_apiserver::authn::ServiceAccountTokens;
 use isopod_apiserver::registry::encryption;
 use isopod_client::{Clock, Informers, SystemClock};
 use isopod_kv::Store;
@@ -81,15 +84,19 @@ async fn outside_store(etcd: &OutsideEtcd) -> Result<Arc<dyn Store>> {
         .await
 }
 
-fn api_config(config: &Config, pki: &Pki) -> Result<isopod_apiserver::Config> {
+fn tokens(config: &Config, pki: &Pki) -> Result<ServiceAccountTokens> {
     let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
-    let tokens = isopod_apiserver::authn::ServiceAccountTokens::new(
+    ServiceAccountTokens::new(
         &issuer,
         &[],
         &pki.service_account_key_pem,
         std::slice::from_ref(&pki.service_account_public_key_pem),
     )
-    .context("service account keys")?;
+    .context("service account keys")
+}
+
+fn api_config(config: &Config, pki: &Pki) -> Result<isopod_apiserver::Config> {
+    let tokens = tokens(config, pki)?;
     let mut api = isopod_apiserver::Config::new(config.node_ip, config.https_port, config.service_cidr);
     api.kubelet_tls = Some(isopod_pki::tls::client_config(
         pki.serving_ca.certificate_pem(),
@@ -147,7 +154,7 @@ impl ControlPlane {
             parts,
         };
         plane.write_kubeconfig(config)?;
-        plane.run_controllers(config, shutdown);
+        plane.run_controllers(config, shutdown)?;
         plane.renew_certificates(config, serving, shutdown);
         Ok(plane)
     }
@@ -178,7 +185,7 @@ impl ControlPlane {
         self.api.in_process(component(user))
     }
 
-    fn run_controllers(&mut self, config: &Config, shutdown: &CancellationToken) {
+    fn run_controllers(&mut self, config: &Config, shutdown: &CancellationToken) -> Result<()> {
         let informers = self.informers.clone();
         let scheduler = isopod_scheduler::run(
             isopod_scheduler::Config::default(),
@@ -194,13 +201,14 @@ impl ControlPlane {
                 controller => UserInfo::service_account("kube-system", controller, ""),
             })
         });
-        let manager_config = controller_config(config, &self.pki);
+        let manager_config = controller_config(config, &self.pki)?;
         let stop = shutdown.clone();
         self.parts.spawn(async move {
             isopod_controller_manager::run(manager_config, clients, informers, stop)
                 .await
                 .context("kube-controller-manager")
         });
+        Ok(())
     }
 
     /// Renews certificates in time; a new serving certificate is used at once.
@@ -229,14 +237,22 @@ impl ControlPlane {
     }
 }
 
-fn controller_config(config: &Config, pki: &Pki) -> isopod_controller_manager::Config {
+fn controller_config(config: &Config, pki: &Pki) -> Result<isopod_controller_manager::Config> {
     let range = |net: &IpNet| vec![*net];
-    isopod_controller_manager::Config {
+    let signer = Signer::new(tokens(config, pki)?);
+    let authorities = Authorities {
+        client: Some(pki.client_ca.clone()),
+        kubelet_client: Some(pki.client_ca.clone()),
+        kubelet_serving: Some(pki.serving_ca.clone()),
+    };
+    Ok(isopod_controller_manager::Config {
         allocate_node_cidrs: true,
         cluster_cidrs: range(&config.cluster_cidr),
         service_cidrs: range(&config.service_cidr),
         root_ca: Some(pki.serving_ca.certificate_pem().to_owned()),
         node_monitor_grace_period: config.node_monitor_grace_period,
+        token_signer: Some(Arc::new(signer)),
+        certificate_signer: Some(Arc::new(authorities)),
         ..isopod_controller_manager::Config::default()
-    }
+    })
 }

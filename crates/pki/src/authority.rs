@@ -189,7 +189,7 @@ fn self_sign(common_name: &str, key: &KeyPair, now: Timestamp) -> Result<String,
     Ok(made.map_err(|source| Error::Make { subject: common_name.to_owned(), source })?.pem())
 }
 
-fn set_life(params: &mut CertificateParams, life: Duration, now: Timestamp) {
+pub(crate) fn set_life(params: &mut CertificateParams, life: Duration, now: Timestamp) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let since_epoch = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0));
     params.not_before = epoch + since_epoch.saturating_sub(BACKDATE);

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use jiff::Timestamp;
@@ -35,13 +36,13 @@ pub struct Config {
 /// The cluster's keys and certificates.
 pub struct Pki {
     /// Signs whom the API server and the kubelet take for a client.
-    pub client_ca: Authority,
+    pub client_ca: Arc<Authority>,
     /// Signs the API server's and the kubelets' serving certificates.
-    pub serving_ca: Authority,
+    pub serving_ca: Arc<Authority>,
     /// Signs etcd's servers, peers and clients.
-    pub etcd_ca: Authority,
+    pub etcd_ca: Arc<Authority>,
     /// Signs proxies that may tell the API server who a user is.
-    pub front_proxy_ca: Authority,
+    pub front_proxy_ca: Arc<Authority>,
     /// The API server's serving certificate.
     pub apiserver: Leaf,
     /// The API server towards kubelets.
@@ -124,10 +125,10 @@ pub fn ensure(config: &Config, now: Timestamp) -> Result<Pki, Error> {
         kubelet_serving,
     ] = made;
     Ok(Pki {
-        client_ca,
-        serving_ca,
-        etcd_ca,
-        front_proxy_ca,
+        client_ca: Arc::new(client_ca),
+        serving_ca: Arc::new(serving_ca),
+        etcd_ca: Arc::new(etcd_ca),
+        front_proxy_ca: Arc::new(front_proxy_ca),
         apiserver,
         apiserver_kubelet_client,
         apiserver_etcd_client,

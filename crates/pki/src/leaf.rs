@@ -15,7 +15,7 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::authority::{Authority, pair_paths, parse_key};
+use crate::authority::{Authority, generate, pair_paths, parse_key, set_life};
 use crate::error::Error;
 use crate::files::{read_text, write_private};
 
@@ -104,6 +104,19 @@ impl std::fmt::Debug for Leaf {
 }
 
 impl Leaf {
+    /// A certificate that nobody vouches for, for a server whose clients do not ask.
+    ///
+    /// # Errors
+    /// When a name is not fit for a certificate.
+    pub fn self_signed(identity: &Identity, life: Duration, now: Timestamp) -> Result<Self, Error> {
+        let key = generate(&identity.common_name)?;
+        let failed = |source| Error::Make { subject: identity.common_name.clone(), source };
+        let mut params = identity.params().map_err(failed)?;
+        set_life(&mut params, life, now);
+        let certificate = params.self_signed(&key).map_err(failed)?;
+        Ok(Leaf { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+
     /// Loads or makes the leaf kept in `directory` as `stem.crt` and `stem.key`. Returns whether it was made.
     ///
     /// It is made anew when it expires soon, was signed by another authority, names others than asked, or does

@@ -15,6 +15,7 @@ mod files;
 mod kubeconfig;
 mod layout;
 mod leaf;
+mod request;
 pub mod tls;
 
 pub use authority::{Authority, RequestedUsage};
@@ -23,3 +24,4 @@ pub use files::write_private;
 pub use kubeconfig::{Credentials, kubeconfig};
 pub use layout::{Config, Pki, ensure};
 pub use leaf::{Identity, Leaf};
+pub use request::{RequestedNames, certificate_request, requested_names};

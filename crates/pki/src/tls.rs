@@ -100,7 +100,7 @@ pub enum Clients {
     /// server to judge by [`ClientTrust`] at every request, so that a bad one is answered with 401 as upstream
     /// does, and one that expires during a long connection is noticed. The bundle is told to clients as a hint.
     Optional {
-        /// Authorities named to the client, PEM.
+        /// Authorities named to the client, PEM; empty names none.
         hint_pem: String,
     },
     /// A certificate of this bundle's authorities must be shown.
@@ -125,7 +125,7 @@ pub fn server_config(
     let builder = match clients {
         Clients::Anonymous => builder.with_no_client_auth(),
         Clients::Optional { hint_pem } => {
-            let hints = roots(hint_pem)?.subjects();
+            let hints = if hint_pem.is_empty() { Vec::new() } else { roots(hint_pem)?.subjects() };
             builder.with_client_cert_verifier(Arc::new(AnyHolder { hints, provider: provider() }))
         }
         Clients::Required { ca_pem } => {

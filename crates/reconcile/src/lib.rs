@@ -8,6 +8,8 @@
 #![warn(missing_docs)]
 
 pub mod backoff;
+pub mod bootstrap_token;
+pub mod certificate;
 pub mod claim;
 pub mod cronjob;
 pub mod daemonset;

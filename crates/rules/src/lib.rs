@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod audit;
+pub mod flowcontrol;
 pub mod kinds;
 pub mod managedfields;
 pub mod quota;

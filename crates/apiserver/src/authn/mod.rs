@@ -8,6 +8,7 @@ mod bearer;
 mod bootstrap_token;
 mod jwt;
 mod keys;
+mod legacy_token;
 mod request_header;
 mod service_account;
 mod token_request;

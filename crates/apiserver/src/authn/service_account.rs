@@ -3,7 +3,7 @@
 //! Claims are upstream's. A token bound to a pod, secret or node dies with it: at the latest 60 seconds after its
 //! deletion was asked for, at once when it is gone or another object has its name.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use isopod_api::Value;
 use isopod_api::identity::UserInfo;
@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::jwt;
 use super::keys::{KeyError, SigningKey, VerifyingKey};
+use super::{jwt, legacy_token};
 use crate::layers::{AuthenticationError, Objects};
 
 /// Seconds that clocks may differ when a token says from when on it is valid.
@@ -32,7 +32,7 @@ pub struct ServiceAccountTokens {
     /// Longest life of a token in seconds; what is asked for beyond is cut.
     pub max_seconds: i64,
     /// Digests of tokens whose signature was good, until they expire. What they are bound to is looked up anew.
-    good: Mutex<HashMap<[u8; 32], i64>>,
+    good: Mutex<HashSet<[u8; 32]>>,
 }
 
 impl std::fmt::Debug for ServiceAccountTokens {
@@ -153,7 +153,11 @@ impl ServiceAccountTokens {
         now: Timestamp,
     ) -> Result<Option<(UserInfo, Vec<String>)>, AuthenticationError> {
         let Some(claims) = jwt::unverified_claims(token) else { return Ok(None) };
-        if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
+        let issuer = claims.get("iss").and_then(Value::as_str);
+        if issuer == Some(legacy_token::ISSUER) {
+            return self.authenticate_legacy(token, &claims, audiences, objects, now).await.map(Some);
+        }
+        if issuer != Some(&self.issuer) {
             return Ok(None);
         }
         self.verify(token, &claims, now)?;
@@ -165,11 +169,15 @@ impl ServiceAccountTokens {
         Ok(Some((user, for_us)))
     }
 
-    fn verify(&self, token: &str, claims: &Value, now: Timestamp) -> Result<(), AuthenticationError> {
-        let now = now.as_second();
-        let time = |claim: &str| claims.get(claim).and_then(Value::as_i64);
+    /// The key that signs.
+    pub(super) fn signing_key(&self) -> &SigningKey {
+        &self.signing
+    }
+
+    /// Checks a signature and remembers it if it is good; gives the token's digest.
+    pub(super) fn check_signature(&self, token: &str) -> Result<[u8; 32], AuthenticationError> {
         let digest: [u8; 32] = Sha256::digest(token).into();
-        if self.good.lock().get(&digest).is_none() {
+        if !self.good.lock().contains(&digest) {
             if !jwt::verify(token, self.keys()) {
                 return Err(refused("bad signature"));
             }
@@ -177,9 +185,16 @@ impl ServiceAccountTokens {
             if good.len() >= REMEMBERED_MAX {
                 good.clear();
             }
-            good.insert(digest, time("exp").unwrap_or(0));
+            good.insert(digest);
         }
-        // Tokens without an end were made from Secrets by old clusters; we make none and accept none.
+        Ok(digest)
+    }
+
+    fn verify(&self, token: &str, claims: &Value, now: Timestamp) -> Result<(), AuthenticationError> {
+        let now = now.as_second();
+        let time = |claim: &str| claims.get(claim).and_then(Value::as_i64);
+        let digest = self.check_signature(token)?;
+        // Whatever has this issuer has an end; tokens without one lie in Secrets and are checked against them.
         if time("exp").is_none_or(|end| now >= end) {
             self.good.lock().remove(&digest);
             return Err(refused("token has expired"));
@@ -192,7 +207,7 @@ impl ServiceAccountTokens {
     }
 }
 
-fn refused(why: &str) -> AuthenticationError {
+pub(super) fn refused(why: &str) -> AuthenticationError {
     AuthenticationError(format!("service account token: {why}"))
 }
 
@@ -255,7 +270,7 @@ fn add_extra(user: &mut UserInfo, key: &str, value: String) {
 }
 
 /// The object exists, is the same one, and its deletion was not asked for long ago.
-async fn alive(
+pub(super) async fn alive(
     objects: &dyn Objects,
     resource: &str,
     namespace: &str,

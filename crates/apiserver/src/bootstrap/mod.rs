@@ -1,4 +1,4 @@
-//! What every cluster has from its first start: roles, bindings, priority classes, and whom to trust.
+//! What every cluster has from its first start: roles, bindings, priority classes, flow schemas, and whom to trust.
 
 mod authentication_config;
 mod priority_classes;
@@ -14,7 +14,8 @@ use crate::server::ApiServer;
 pub(crate) async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     priority_classes::ensure(server).await?;
     authentication_config::ensure(server).await?;
-    rbac::reconcile(server).await?;
+    tokio::try_join!(rbac::reconcile(server), crate::flow::configure::ensure(server))?;
     tokio::spawn(rbac::keep_aggregated(Arc::clone(server)));
+    tokio::spawn(crate::flow::configure::keep(Arc::clone(server)));
     Ok(())
 }

@@ -176,6 +176,13 @@ impl ApiServer {
         Err(Status::service_unavailable("the cache is being filled anew").retry_after(1))
     }
 
+    /// All objects of a resource, as the store has them now.
+    pub(crate) async fn latest_objects(&self, group: &str, resource: &str) -> Result<Vec<Value>, Status> {
+        let resource = self.storage_resource(group, resource)?;
+        let snapshot = self.snapshot(&resource, None).await?;
+        Ok(snapshot.objects.with_prefix("").map(|e| e.object()).collect())
+    }
+
     /// All objects of a resource in the cache.
     pub(crate) async fn cached_objects(
         &self,

@@ -1,5 +1,6 @@
 //! One file a controller: its informers, its keys, its view.
 
+mod certificates;
 mod cluster_role;
 mod cronjob;
 mod daemonset;
@@ -15,6 +16,7 @@ mod replicaset;
 mod resource_quota;
 mod service_account;
 mod statefulset;
+mod token_cleaner;
 
 use isopod_client::Informer;
 use isopod_reconcile::pods;
@@ -50,6 +52,10 @@ pub(crate) const ALL: &[(&str, Register)] = &[
     ("disruption-controller", disruption::register),
     ("resourcequota-controller", resource_quota::register),
     ("clusterrole-aggregation-controller", cluster_role::register),
+    ("certificatesigningrequest-approving-controller", certificates::register_approving),
+    ("certificatesigningrequest-signing-controller", certificates::register_signing),
+    ("certificatesigningrequest-cleaner-controller", certificates::register_cleaner),
+    ("token-cleaner-controller", token_cleaner::register),
     ("garbage-collector-controller", garbage::register),
 ];
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use isopod_apiserver::registry::encryption;
-use isopod_apiserver::{admission, audit};
+use isopod_apiserver::{admission, audit, limits};
 use serde::Deserialize;
 use serde_yaml_ng::Mapping;
 use std::ffi::OsString;
@@ -41,10 +41,16 @@ pub(crate) struct ApiFlags {
     /// Admission plugins that are off, such as DenyServiceExternalIPs
     #[arg(long, value_delimiter = ',')]
     pub(crate) disable_admission_plugins: Vec<String>,
+    /// Read-only requests that may run at once; with the mutating ones, the seats of the priority levels [default: 400]
+    #[arg(long)]
+    pub(crate) max_requests_inflight: Option<u32>,
+    /// Mutating requests that may run at once [default: 200]
+    #[arg(long)]
+    pub(crate) max_mutating_requests_inflight: Option<u32>,
 }
 
 /// The names of the flags, as a configuration file has them.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 11] = [
     "audit-log-path",
     "audit-log-maxage",
     "audit-log-maxbackup",
@@ -54,6 +60,8 @@ const NAMES: [&str; 9] = [
     "encryption-provider-config",
     "enable-admission-plugins",
     "disable-admission-plugins",
+    "max-requests-inflight",
+    "max-mutating-requests-inflight",
 ];
 
 impl ApiFlags {
@@ -74,6 +82,10 @@ impl ApiFlags {
             audit_log_format: self.audit_log_format.or(other.audit_log_format),
             audit_policy_file: self.audit_policy_file.or(other.audit_policy_file),
             encryption_provider_config: self.encryption_provider_config.or(other.encryption_provider_config),
+            max_requests_inflight: self.max_requests_inflight.or(other.max_requests_inflight),
+            max_mutating_requests_inflight: self
+                .max_mutating_requests_inflight
+                .or(other.max_mutating_requests_inflight),
             enable_admission_plugins: list(self.enable_admission_plugins, other.enable_admission_plugins),
             disable_admission_plugins: list(self.disable_admission_plugins, other.disable_admission_plugins),
         }
@@ -99,6 +111,8 @@ impl ApiFlags {
             file(&self.encryption_provider_config),
             list(&self.enable_admission_plugins),
             list(&self.disable_admission_plugins),
+            number(self.max_requests_inflight),
+            number(self.max_mutating_requests_inflight),
         ];
         let given = NAMES.iter().zip(values).filter_map(|(name, value)| Some((name, value?)));
         given.flat_map(|(name, value)| [OsString::from(format!("--{name}")), value]).collect()
@@ -120,6 +134,9 @@ impl ApiFlags {
                 parsed.with_context(|| format!("--encryption-provider-config: {}", path.display()))?;
             config.encryption = Some(Arc::new(parsed));
         }
+        let reading = self.max_requests_inflight.unwrap_or(limits::INFLIGHT_READ_MAX);
+        let writing = self.max_mutating_requests_inflight.unwrap_or(limits::INFLIGHT_WRITE_MAX);
+        config.seats = reading.saturating_add(writing);
         self.check_plugins()?;
         config.admission.disabled.clone_from(&self.disable_admission_plugins);
         Ok(())

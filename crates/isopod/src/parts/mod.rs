@@ -3,13 +3,17 @@
 pub(crate) mod accounts;
 pub(crate) mod api_flags;
 pub(crate) mod apiserver;
+pub(crate) mod certificate_signer;
 pub(crate) mod controller_manager;
+pub(crate) mod delegated;
 pub(crate) mod etcd;
 pub(crate) mod etcdutl;
 pub(crate) mod kubelet;
 pub(crate) mod node_files;
 pub(crate) mod proxy;
 pub(crate) mod scheduler;
+pub(crate) mod serving;
+pub(crate) mod token_signer;
 
 use anyhow::{Context, Result};
 use std::path::Path;

@@ -1,10 +1,14 @@
 //! `isopod kube-scheduler`.
 
+use super::serving::{self, ServingFlags};
 use anyhow::Result;
 use clap::Args;
 use isopod_client::Informers;
 use isopod_scheduler::{Config, LeaderElection};
 use std::path::PathBuf;
+
+/// Upstream's port of health and metrics.
+const PORT: u16 = 10259;
 
 /// Upstream's flags that are supported.
 #[derive(Args, Debug, Clone)]
@@ -24,6 +28,8 @@ pub(crate) struct Flags {
     /// Name of the lease
     #[arg(long, default_value = "kube-scheduler")]
     leader_elect_resource_name: String,
+    #[command(flatten)]
+    serving: ServingFlags,
 }
 
 /// Runs the part.
@@ -41,6 +47,7 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
     }
     let client = super::client(&flags.kubeconfig).await?;
     super::until_signal(async |shutdown| {
+        serving::start(&flags.serving, PORT, client.clone(), shutdown.clone()).await?;
         let informers = Informers::new(client.clone(), shutdown.clone());
         Ok(isopod_scheduler::run(config, client, informers, shutdown).await?)
     })

@@ -165,6 +165,28 @@ fn etcd_apiserver_controllers_and_scheduler_apart() -> Result<()> {
     for lease in ["kube-scheduler", "kube-controller-manager"] {
         ensure!(leases.contains(lease), "{leases}");
     }
+    // Health is open, metrics are for whom the API server lets read them.
+    for port in ["10257", "10259"] {
+        let server = format!("https://127.0.0.1:{port}");
+        let ask = |kubeconfig: &str, path: &str| {
+            let mut command = cluster.host.command("kubectl");
+            command.env("KUBECONFIG", kubeconfig).args(["--server", &server, "--insecure-skip-tls-verify"]);
+            // Without any credentials kubectl would ask for some.
+            let nobody = (kubeconfig == "/dev/null").then_some("--token=none");
+            command.args(nobody);
+            run(command.args(["get", "--raw", path]), None)
+        };
+        for path in ["/healthz", "/livez", "/readyz"] {
+            let health = ask("/dev/null", path)?;
+            ensure!(health.out == "ok", "{path}: {health:?}");
+        }
+        let refused = ask("/dev/null", "/metrics")?;
+        ensure!(!refused.ok && refused.err.contains("logged in"), "{refused:?}");
+        let strange = ask(&parts.kubeconfig("kubelet-client")?, "/metrics")?;
+        ensure!(!strange.ok && strange.err.contains("orbidden"), "{strange:?}");
+        let metrics = ask(&parts.kubeconfig("admin")?, "/metrics")?;
+        ensure!(metrics.ok && metrics.out.contains("# TYPE"), "{metrics:?}");
+    }
     // A client of etcd finds what the API server wrote where upstream would have written it.
     let [ca, cert, key] =
         ["etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"].map(|f| parts.pki(f));

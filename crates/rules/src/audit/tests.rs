@@ -1,3 +1,5 @@
+//! Policies: the default, how rules fit, and what is refused.
+
 use isopod_api::identity::GROUP_NODES;
 use serde_json::json;
 
