@@ -75,6 +75,9 @@ impl Driver {
             self.waiting.append(&mut work.checkpoints);
             let stop = work.stop;
             self.step(work);
+            if self.member.is_gone() {
+                self.shared.removed.cancel();
+            }
             if scrubbing && !self.member.scrub(SCRUB_STEP) {
                 self.shared.scrubbed.notify_waiters();
             }
@@ -236,7 +239,6 @@ fn handle(shared: &Shared, waiters: &mut HashMap<Ticket, Waiter>, lost: &mut Vec
         }
         Output::Removed => {
             tracing::warn!("this member has been removed from its group");
-            shared.removed.cancel();
         }
     }
 }

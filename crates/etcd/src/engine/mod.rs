@@ -167,6 +167,26 @@ impl Engine {
         self.shared.leader()
     }
 
+    /// Waits until there has been no leader for three election timeouts, as etcd does before it tells watchers.
+    pub(crate) async fn leader_lost(&self) {
+        loop {
+            // Made before the look, so that nothing said in between is missed.
+            let changed = self.shared.leader_changed.notified();
+            if self.shared.leader() != 0 {
+                changed.await;
+                continue;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep(3 * self.shared.config.election_timeout) => {
+                    if self.shared.leader() == 0 {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
     /// Ends when this member has been removed from its group.
     pub fn removed(&self) -> &tokio_util::sync::CancellationToken {
         &self.shared.removed

@@ -398,6 +398,16 @@ impl Member {
         }
     }
 
+    /// Shortens the wait for what an earlier leader was given: what it had passed on comes back soon, if at all.
+    pub(super) fn hurry_pending(&mut self) {
+        let deadline = self.now + 2 * self.shared.config.election_timeout;
+        for (sequence, pending) in &mut self.pending {
+            if !self.unsent.contains(sequence) && !self.refused.contains(sequence) {
+                pending.deadline = pending.deadline.min(deadline);
+            }
+        }
+    }
+
     /// Ends what has waited too long.
     pub(super) fn expire(&mut self, out: &mut dyn FnMut(Output)) {
         let now = self.now;

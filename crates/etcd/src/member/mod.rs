@@ -322,7 +322,7 @@ impl Member {
     pub fn needs_ticks(&self) -> bool {
         self.failed.is_none()
             && (!self.is_alone() || self.unwritten.is_some() || !self.questions.is_empty())
-            && self.removed.is_none_or(|since| self.ticks < since + self.election_ticks())
+            && !self.is_gone()
     }
 
     /// When a step is wanted though nothing happened: a lease or a compaction falls due.
@@ -401,9 +401,14 @@ impl Member {
         self.shared.membership.read().is_alone(self.id)
     }
 
+    /// Whether the member has been removed, and has had time to pass that on.
+    pub fn is_gone(&self) -> bool {
+        self.removed.is_some_and(|since| self.ticks >= since + self.election_ticks())
+    }
+
     /// Whether the member takes no part any more.
     fn is_out(&self) -> bool {
-        self.failed.is_some() || self.removed.is_some_and(|since| self.ticks >= since + self.election_ticks())
+        self.failed.is_some() || self.is_gone()
     }
 
     fn fail(&mut self, reason: String) {
@@ -463,6 +468,9 @@ impl Member {
         if now.0 != self.told.0 {
             self.leader_since = self.now;
             self.ask_again();
+            if now.0 != 0 {
+                self.hurry_pending();
+            }
         }
         let (led, leads) = (self.shared.is_leader(), self.is_leader());
         self.told = now;

@@ -169,7 +169,7 @@ impl Server {
                 let Ok(data) = frame.into_data() else { continue };
                 frames.push(&data);
                 if let Err(reason) = self.take(from, &mut frames) {
-                    tracing::warn!(peer = format!("{from:x}"), reason, "a peer does not make sense");
+                    tracing::warn!(peer = format!("{from:x}"), reason, "a peer is not listened to any more");
                     return;
                 }
             }
@@ -178,6 +178,10 @@ impl Server {
     }
 
     fn take(&self, from: u64, frames: &mut Frames) -> Result<(), String> {
+        // It may not know: whoever commits a removal sends it nothing more. When it connects again it is told.
+        if self.engine.shared().membership.read().is_removed(from) {
+            return Err("it has been removed from the group".to_owned());
+        }
         while let Some((message, bytes)) = frames.next()? {
             if message.from() != from || message.to() != self.engine.member_id() {
                 return Err("it speaks for another member, or to another one".to_owned());

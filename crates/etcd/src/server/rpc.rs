@@ -49,6 +49,11 @@ fn rights(path: &str) -> Rights {
     }
 }
 
+/// Whether the client wants no answer from a member that knows of no leader.
+fn requires_leader(request: &Request<Incoming>) -> bool {
+    request.headers().get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
+}
+
 /// The service that balancers ask.
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
@@ -60,6 +65,9 @@ pub(super) async fn dispatch(
     shutdown: CancellationToken,
 ) -> Response<Body> {
     let path = request.uri().path().to_owned();
+    if requires_leader(&request) && engine.leader() == 0 {
+        return Status::from(Error::NoLeader).into_http();
+    }
     let credentials = Arc::new(credentials);
     let call = Call { engine, request, shutdown, credentials, rights: rights(&path) };
     match path.as_str() {
@@ -120,6 +128,11 @@ pub(super) async fn dispatch(
 }
 
 impl Call<'_> {
+    /// Whether the client wants no answer from a member that knows of no leader.
+    pub(super) fn requires_leader(&self) -> bool {
+        requires_leader(&self.request)
+    }
+
     fn grpc<Q, R>(&self) -> Grpc<ProstCodec<R, Q>>
     where
         Q: Message + Default + Send + 'static,

@@ -37,6 +37,7 @@ type Responses = mpsc::Sender<Result<WatchResponse, Status>>;
 
 pub(super) async fn serve(call: Call<'_>) -> Response<Body> {
     let shutdown = call.shutdown.clone();
+    let requires_leader = call.requires_leader();
     let credentials = call.credentials.clone();
     call.streaming(move |engine: Arc<Engine>, requests: Streaming<WatchRequest>| {
         let (responses, receiver) = mpsc::channel(RESPONSE_QUEUE);
@@ -45,6 +46,7 @@ pub(super) async fn serve(call: Call<'_>) -> Response<Body> {
             credentials: credentials.clone(),
             watches: HashMap::new(),
             next_id: 0,
+            requires_leader,
             common: Arc::new(Common { engine, responses, state: Mutex::default() }),
         };
         tokio::spawn(session.run(requests, shutdown.clone()));
@@ -59,6 +61,8 @@ struct Session {
     credentials: Arc<Credentials>,
     watches: HashMap<i64, JoinHandle<()>>,
     next_id: i64,
+    /// Whether the client would rather go elsewhere than watch a member that is cut off.
+    requires_leader: bool,
     common: Arc<Common>,
 }
 
@@ -87,9 +91,21 @@ impl Drop for Session {
 impl Session {
     async fn run(mut self, mut requests: Streaming<WatchRequest>, shutdown: CancellationToken) {
         let responses = self.common.responses.clone();
+        let engine = self.engine.clone();
+        let requires_leader = self.requires_leader;
+        let mut leader_lost = std::pin::pin!(async move {
+            match requires_leader {
+                true => engine.leader_lost().await,
+                false => std::future::pending().await,
+            }
+        });
         loop {
             let request = tokio::select! {
                 request = requests.next() => request,
+                () = &mut leader_lost => {
+                    let _ = responses.send(Err(Error::NoLeader.into())).await;
+                    return;
+                }
                 // The client has gone, though its half of the stream is open.
                 () = responses.closed() => return,
                 () = shutdown.cancelled() => {
