@@ -2,8 +2,8 @@
 
 use crate::config::Config;
 use crate::control_plane::ControlPlane;
+use crate::data_dir::private_directory;
 use crate::image::RUNTIME;
-use crate::lifecycle::private_directory;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use isopod_client::Informers;

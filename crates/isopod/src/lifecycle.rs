@@ -3,14 +3,13 @@
 use crate::cli::{DownArgs, UpArgs};
 use crate::config::Config;
 use crate::process::{Process, pause};
-use crate::{status, user_kubeconfig};
+use crate::{data_dir, server_log, status, user_kubeconfig};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,28 +19,6 @@ use std::time::{Duration, Instant};
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 /// Lines of the log shown when the server ends at start.
 const LOG_LINES: usize = 15;
-
-fn log_file(data_dir: &Path) -> PathBuf {
-    data_dir.join("server.log")
-}
-
-/// Makes a directory that only its owner may enter.
-pub(crate) fn private_directory(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("make {}", path.display()))
-}
-
-fn open_log(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("open {}", path.display()))
-}
 
 /// The flags of `isopod server` that make the same configuration.
 fn server_flags(config: &Config) -> Vec<OsString> {
@@ -116,9 +93,9 @@ pub(crate) async fn up(args: UpArgs) -> Result<()> {
             bail!("this machine is not ready for isopod:\n{}", faults.join("\n"));
         }
         step(begin, "machine checked");
-        private_directory(&config.data_dir)?;
-        let path = log_file(&config.data_dir);
-        let log = open_log(&path)?;
+        data_dir::prepare(&config.data_dir)?;
+        let path = server_log::path(&config.data_dir);
+        let log = server_log::open(&path)?;
         let from = log.metadata().map(|m| m.len()).unwrap_or(0);
         let mut child = spawn(&config, log)?;
         step(begin, &format!("server started, pid {}, log {}", child.id(), path.display()));

@@ -5,12 +5,14 @@ mod check;
 mod cli;
 mod config;
 mod control_plane;
+mod data_dir;
 mod demo;
 mod image;
 mod lifecycle;
 mod parts;
 mod process;
 mod server;
+mod server_log;
 mod status;
 mod user_kubeconfig;
 

@@ -3,7 +3,7 @@
 use crate::cli::ServerArgs;
 use crate::config::Config;
 use crate::control_plane::ControlPlane;
-use crate::{agent, lifecycle, process};
+use crate::{agent, data_dir, process, server_log};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
@@ -57,11 +57,12 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     if config.agent && !nix::unistd::geteuid().is_root() {
         bail!("running containers needs root (--disable-agent runs the control plane alone)");
     }
-    lifecycle::private_directory(&config.data_dir)?;
+    data_dir::prepare(&config.data_dir)?;
     let _lock = lock(&config)?;
     process::write_pid_file(&config.data_dir)?;
     let shutdown = CancellationToken::new();
     let _cancel = shutdown.clone().drop_guard();
+    tokio::spawn(server_log::keep_bounded(config.data_dir.clone(), shutdown.clone()));
     let mut plane = ControlPlane::start(&config, &shutdown).await?;
     if config.agent {
         agent::start(&config, &mut plane, &shutdown).await?;

@@ -127,7 +127,7 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
         taints: taints(&flags.register_with_taints)?,
         max_pods: flags.max_pods,
     };
-    crate::lifecycle::private_directory(&node.data_dir)?;
+    crate::data_dir::prepare(&node.data_dir)?;
     let client = super::client(&flags.kubeconfig).await?;
     super::until_signal(async |shutdown| {
         let mut parts = JoinSet::new();

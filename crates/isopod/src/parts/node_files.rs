@@ -42,7 +42,7 @@ pub(crate) fn run(args: NodeFilesArgs) -> Result<()> {
             .with_context(|| format!("read the {name} authority in {}", pki.display()))
     };
     let (clients, serving) = (authority("client-ca")?, authority("serving-ca")?);
-    crate::lifecycle::private_directory(&args.out)?;
+    crate::data_dir::private_directory(&args.out)?;
     let now = SystemClock.now();
     let write = |name: &str, text: &str| {
         isopod_pki::write_private(&args.out.join(name), text.as_bytes())
