@@ -4,7 +4,7 @@ TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 BIN := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/isopod
 export PATH := $(CURDIR)/target/tools/kubectl/usr/bin:$(PATH)
 
-.PHONY: all build up down purge test bench lint deps clean
+.PHONY: all build up down purge test test-vm bench lint deps clean
 
 all: build
 
@@ -37,6 +37,12 @@ test:
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) deny --log-level error check licenses bans sources
 	$(CARGO) test --release --workspace
+
+# A node on control groups version 2 alone, in a virtual machine.
+test-vm:
+	@scripts/install-deps test
+	@scripts/install-deps vm
+	$(CARGO) test --release --package isopod --test vm
 
 lint:
 	$(CARGO) fmt --all --check
