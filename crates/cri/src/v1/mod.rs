@@ -12,6 +12,7 @@ mod metrics;
 mod runtime;
 mod sandbox;
 mod security;
+mod signal;
 mod stats;
 mod streaming_lists;
 
@@ -22,5 +23,6 @@ pub use metrics::*;
 pub use runtime::*;
 pub use sandbox::*;
 pub use security::*;
+pub use signal::*;
 pub use stats::*;
 pub use streaming_lists::*;

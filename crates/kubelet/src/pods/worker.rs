@@ -1,24 +1,24 @@
 //! The worker of one pod: looks at what is wanted and what is, plans, carries steps out side by side, tells the
 //! API, and sleeps until something concerns the pod.
 
+mod outcomes;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use isopod_podplan::memory::{Image, LaunchError};
 use isopod_podplan::probe::Kind;
 use isopod_podplan::spec::Role;
-use isopod_podplan::{Action, BackOff, Ending, Host, Input, Memory, Observed, Op, Plan, admit, plan, status};
-use jiff::{SignedDuration, Timestamp};
+use isopod_podplan::{Action, Ending, Host, Input, Memory, Observed, Op, Plan, admit, plan, status};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::images::PullError;
 use crate::kubelet::Kubelet;
 use crate::observe::Observer;
-use crate::pods::launch::{self, Launch, LaunchFailure};
+use crate::pods::launch::{self, Launch};
 use crate::pods::publish::{self, Report};
 use crate::pods::steps::{self, Done};
 use crate::pods::{PodShared, mirror, name_of};
@@ -28,12 +28,6 @@ use crate::{metrics, security};
 
 /// Pause after the runtime could not be asked.
 const RUNTIME_RETRY: Duration = Duration::from_secs(1);
-/// Pause before a container that could not be configured is tried again; a change of what it refers to ends
-/// the pause.
-const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
-/// First and longest pause after volumes or sandbox failed.
-const SETUP_RETRY: (SignedDuration, SignedDuration) =
-    (SignedDuration::from_millis(500), SignedDuration::from_secs(60));
 
 /// Looks after a pod until nothing is left of it, or the kubelet shuts down.
 pub(crate) async fn run(kubelet: Arc<Kubelet>, shared: Arc<PodShared>) {
@@ -408,123 +402,6 @@ impl Worker {
         });
     }
 
-    /// Takes the end of a step into the memory.
-    fn finish(&mut self, done: Result<(tokio::task::Id, Done), JoinError>) {
-        let done = match done {
-            Ok((id, done)) => {
-                if let Some(op) = self.names.remove(&id) {
-                    tracing::debug!(pod = name_of(&self.pod), ?op, ms = self.age(), "step ends");
-                    self.aborts.remove_entry(&op);
-                }
-                done
-            }
-            Err(error) => {
-                let op = self.names.remove(&error.id());
-                if let (Some(op), true) = (op, error.is_panic()) {
-                    tracing::error!(pod = name_of(&self.pod), ?op, %error, "step panicked");
-                    self.aborts.remove(&op);
-                    self.memory.end(&op);
-                }
-                return;
-            }
-        };
-        let now = self.kubelet.now();
-        self.shared.desired.lock().stale = true;
-        match done {
-            Done::Prepared(result) => self.prepared(result, now),
-            Done::Refreshed(result) => self.refreshed(result, now),
-            Done::Sandbox(result) => self.sandbox_created(result, now),
-            Done::Pulled(name, image, result) => self.pulled(&name, &image, result, now),
-            Done::Launched(name, result) => self.launched(&name, result, now),
-            Done::Released(result) => {
-                self.memory.end(&Op::Release);
-                self.memory.released = result.is_ok();
-            }
-            Done::Other(op) => self.memory.end(&op),
-            Done::Mirrored => self.mirroring = false,
-        }
-    }
-
-    fn prepared(&mut self, result: Result<Mounted, crate::volumes::SetupError>, now: Timestamp) {
-        self.memory.end(&Op::Prepare);
-        match result {
-            Ok(mounted) => {
-                self.setup_failures.0 = 0;
-                self.renew_volumes_at = mounted.renew_at;
-                self.volumes = Arc::new(mounted);
-                self.memory.prepared = true;
-            }
-            Err(e) => {
-                self.memory.prepare_retry_at = Some(retry_at(&mut self.setup_failures.0, now));
-                let text = format!("MountVolume.SetUp failed for volume {:?} : {}", e.volume, e.message);
-                self.kubelet.event(&self.pod, None, true, "FailedMount", text);
-            }
-        }
-    }
-
-    fn refreshed(&mut self, result: Result<Mounted, crate::volumes::SetupError>, now: Timestamp) {
-        match result {
-            Ok(mounted) => self.renew_volumes_at = mounted.renew_at,
-            Err(e) => {
-                let text = format!("MountVolume.SetUp failed for volume {:?} : {}", e.volume, e.message);
-                self.kubelet.event(&self.pod, None, true, "FailedMount", text);
-                self.renew_volumes_at = now.checked_add(CONFIG_RETRY).ok();
-            }
-        }
-    }
-
-    fn sandbox_created(&mut self, result: Result<(), String>, now: Timestamp) {
-        self.memory.end(&Op::CreateSandbox);
-        match result {
-            Ok(()) => self.setup_failures.1 = 0,
-            Err(_) if self.ending.is_cancelled() => {}
-            Err(error) => {
-                self.memory.sandbox_retry_at = Some(retry_at(&mut self.setup_failures.1, now));
-                let text = format!("Failed to create pod sandbox: {error}");
-                let reason = if error.starts_with("network is not ready") {
-                    "NetworkNotReady"
-                } else {
-                    "FailedCreatePodSandBox"
-                };
-                self.kubelet.event(&self.pod, None, true, reason, text);
-            }
-        }
-    }
-
-    fn pulled(&mut self, name: &str, image: &str, result: Result<String, PullError>, now: Timestamp) {
-        self.memory.end(&Op::Pull(name.to_owned()));
-        let m = self.memory.container(name);
-        if m.image_name != image {
-            // The spec has changed meanwhile.
-            return;
-        }
-        m.image = match result {
-            Ok(image) => {
-                m.pull = BackOff::default();
-                Image::Present(image)
-            }
-            Err(e) => {
-                m.pull.next(now);
-                let retry_at = now.checked_add(m.pull.delay()).unwrap_or(Timestamp::MAX);
-                Image::Failed { reason: e.reason.to_owned(), message: e.message, retry_at, at: now }
-            }
-        };
-    }
-
-    fn launched(&mut self, name: &str, result: Result<(), LaunchFailure>, now: Timestamp) {
-        self.memory.end(&Op::Launch(name.to_owned()));
-        let Err(f) = result else { return };
-        let m = self.memory.container(name);
-        let wait = if f.reason == "CreateContainerConfigError" {
-            CONFIG_RETRY
-        } else {
-            m.crash.next(now);
-            m.crash.delay()
-        };
-        let retry_at = now.checked_add(wait).unwrap_or(Timestamp::MAX);
-        m.error = Some(LaunchError { reason: f.reason.to_owned(), message: f.message, retry_at });
-    }
-
     fn judge(&mut self, v: &Verdict) {
         let p = self.memory.probes.entry(v.container_id.clone()).or_default();
         match v.kind {
@@ -591,13 +468,6 @@ impl Worker {
         self.kubelet.cgroups.weigh(active.iter().map(AsRef::as_ref));
         tracing::debug!(pod = name_of(&self.pod), "pod removed");
     }
-}
-
-/// Time of the next try after one more failure.
-fn retry_at(failures: &mut u32, now: Timestamp) -> Timestamp {
-    let wait = SETUP_RETRY.0.saturating_mul(1 << (*failures).min(10)).min(SETUP_RETRY.1);
-    *failures += 1;
-    now.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
 async fn sleep_until(at: Option<Timestamp>, now: Timestamp) {
