@@ -15,3 +15,8 @@ pub use error::{Code, Error};
 pub use network::{HostPort, NoPodNetwork, PodNetwork, PodNetworkRequest};
 pub use service::{EventStream, ImageService, RuntimeService};
 pub use streaming::{BoxedIo, Io, StreamingDial, TcpDial};
+
+/// Annotation of a container's configuration by which our kubelet tells our runtime what it found when it checked
+/// the sources of mounts: a JSON object from the path in the container to device and inode of the source. A source
+/// that is another one by then is not mounted. Other runtimes take no notice.
+pub const MOUNT_IDENTITIES: &str = "isopod.dev/mount-identities";

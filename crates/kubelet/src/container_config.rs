@@ -1,5 +1,6 @@
 //! The CRI configuration of a container: command, environment, mounts, limits, security.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use isopod_podplan::{cgroup, hosts, resources};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
 use crate::kubelet::Kubelet;
-use crate::volumes::{Mounted, subpath};
+use crate::volumes::{Mounted, host_path, subpath};
 use crate::{environment, labels, security};
 
 /// What a container is made of besides the pod.
@@ -49,6 +50,8 @@ pub(crate) async fn make(kubelet: &Kubelet, r: &Request<'_>) -> Result<v1::Conta
         list.iter().flatten().map(|w| expand(w, lookup)).collect()
     };
     let mounts = mounts(kubelet, r, &lookup)?;
+    let mut annotations = labels::annotations(pod, c, r.attempt);
+    annotations.extend(identities(r)?);
     let log_dir = crate::sandbox_config::log_directory(kubelet, pod).join(&c.name);
     fs::create_dir_all(&log_dir).map_err(|e| format!("create {}: {e}", log_dir.display()))?;
     let context = security::container(pod, c, r.image, r.target_id.clone(), kubelet.config.seccomp_default);
@@ -65,7 +68,7 @@ pub(crate) async fn make(kubelet: &Kubelet, r: &Request<'_>) -> Result<v1::Conta
         working_dir: c.working_dir.clone().unwrap_or_default(),
         mounts,
         labels: labels::of_container(pod, c),
-        annotations: labels::annotations(pod, c, r.attempt),
+        annotations,
         log_path: log_path(&c.name, r.attempt),
         stdin: c.stdin == Some(true),
         stdin_once: c.stdin_once == Some(true),
@@ -125,6 +128,25 @@ fn mounts(
         out.push(plain(file, message_path.to_owned(), false));
     }
     Ok(out)
+}
+
+/// What host paths that ask for a type are at this moment: the runtime mounts nothing else in their place.
+fn identities(r: &Request<'_>) -> Result<Option<(String, String)>, String> {
+    let mut found = BTreeMap::new();
+    for m in r.container.volume_mounts.iter().flatten() {
+        let whole = m.sub_path.as_deref().unwrap_or_default().is_empty()
+            && m.sub_path_expr.as_deref().unwrap_or_default().is_empty();
+        if let (true, Some(kind), Some(path)) =
+            (whole, r.volumes.host_types.get(&m.name), r.volumes.paths.get(&m.name))
+        {
+            found.insert(absolute(&m.mount_path), host_path::prepare(path, kind)?);
+        }
+    }
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let text = serde_json::to_string(&found).map_err(|e| e.to_string())?;
+    Ok(Some((isopod_cri::MOUNT_IDENTITIES.to_owned(), text)))
 }
 
 fn plain(host: PathBuf, container_path: String, readonly: bool) -> v1::Mount {

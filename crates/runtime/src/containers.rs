@@ -16,6 +16,7 @@ use crate::record::{ContainerRecord, save, save_container};
 use crate::runtime::{Container, Inner, Sandbox, new_id, now};
 use crate::sandboxes::modes;
 use crate::shim::protocol::Start;
+use crate::shim::{STAGED, STAGING};
 use crate::snapshot::Snapshot;
 use crate::spec::{Input, Namespaces, PidNamespace, build, pid_mode, security};
 
@@ -128,8 +129,9 @@ impl Inner {
                 false => sandbox.shm(),
             },
             image_mounts,
+            staging: self.config.oci_runtime.is_none().then(|| sandbox.run_dir.join(STAGING)),
         };
-        let spec = build(&input)?;
+        let (spec, staged) = build(&input)?;
         record.groups = spec["process"]["user"]["additionalGids"]
             .as_array()
             .map(|gids| gids.iter().filter_map(|gid| u32::try_from(gid.as_u64()?).ok()).collect())
@@ -138,6 +140,11 @@ impl Inner {
         let path = bundle.join("config.json");
         let bytes = serde_json::to_vec(&spec).map_err(Error::invalid)?;
         std::fs::write(&path, bytes).what(|| format!("write {}", path.display()))?;
+        if !staged.is_empty() {
+            let path = bundle.join(STAGED);
+            let bytes = serde_json::to_vec(&staged).map_err(Error::invalid)?;
+            std::fs::write(&path, bytes).what(|| format!("write {}", path.display()))?;
+        }
         save_container(dir, &bundle, config)?;
         save(dir, &record)?;
         Ok(record)

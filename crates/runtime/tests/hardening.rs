@@ -161,3 +161,92 @@ async fn another_null_device_is_not_opened() {
         node.runtime.remove_container(request).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_was_replaced_is_not_mounted() {
+    use std::os::unix::fs::MetadataExt;
+    let node = Node::new().await;
+    let sandbox = node.run_sandbox(&node.sandbox("pod")).await;
+    let host = node.dir.path().join("host");
+    for dir in ["checked", "other", "plain"] {
+        std::fs::create_dir_all(host.join(dir)).unwrap();
+        std::fs::write(host.join(dir).join("name"), format!("{dir}\n")).unwrap();
+    }
+    std::fs::write(host.join("file"), "file\n").unwrap();
+    let identity = |name: &str| {
+        let metadata = std::fs::metadata(host.join(name)).unwrap();
+        (metadata.dev(), metadata.ino())
+    };
+    let config = |name: &str| {
+        let mut config = container(name, "cat /c/name /f /p/name; exec sleep 1000");
+        for (target, source) in [("/c", "checked"), ("/f", "file"), ("/p", "plain")] {
+            config.mounts.push(Mount {
+                container_path: target.into(),
+                host_path: host.join(source).display().to_string(),
+                propagation: MountPropagation::PropagationBidirectional as i32,
+                ..Mount::default()
+            });
+        }
+        let identities = serde_json::json!({"/c": identity("checked"), "/f": identity("file")});
+        config.annotations.insert(isopod_cri::MOUNT_IDENTITIES.into(), identities.to_string());
+        let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        security.privileged = true;
+        config
+    };
+    // A mount of the node that propagates, as with systemd.
+    let shared = nix::mount::MsFlags::MS_SHARED;
+    let (bind, none) = (nix::mount::MsFlags::MS_BIND, None::<&str>);
+    nix::mount::mount(Some(&host), &host, none, bind, none).unwrap();
+    nix::mount::mount(none, &host, none, shared, none).unwrap();
+    let unmount = Unmount(host.clone());
+    let id = node.create(&sandbox, config("good")).await;
+    node.start(&id).await;
+    node.until("the container reads", || node.log("good.log").len() == 3).await;
+    assert_eq!(node.log("good.log"), ["stdout F checked", "stdout F file", "stdout F plain"]);
+    // Mounts made inside appear outside, of checked sources and of others; nothing else is left outside.
+    for dir in ["c", "p"] {
+        let (out, err, code) = node
+            .exec(&id, &format!("busybox mkdir /{dir}/m; mount -t tmpfs t /{dir}/m && touch /{dir}/m/made"))
+            .await;
+        assert_eq!((out.as_str(), err.as_str(), code), ("", "", 0));
+    }
+    assert!(host.join("checked/m/made").exists() && host.join("plain/m/made").exists());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let staged: Vec<&str> = mounts
+        .lines()
+        .filter(|l| l.contains("/state/s/") && (l.contains("/m ") || l.contains("/m/")))
+        .collect();
+    assert!(staged.is_empty(), "{staged:#?}");
+    for dir in ["c", "p"] {
+        node.exec(&id, &format!("busybox umount /{dir}/m")).await;
+    }
+    assert!(!host.join("checked/m/made").exists());
+    // Replaced between the check and the start: by a link to a directory, and by another file.
+    let link = node.create(&sandbox, config("link")).await;
+    let file = node.create(&sandbox, config("other")).await;
+    std::fs::rename(host.join("checked"), host.join("away")).unwrap();
+    std::os::unix::fs::symlink("other", host.join("checked")).unwrap();
+    let start = async |id: &str| {
+        let request = StartContainerRequest { container_id: id.to_owned() };
+        node.runtime.start_container(request).await.map_err(|e| e.message)
+    };
+    let error = start(&link).await.unwrap_err();
+    assert!(error.contains("host/checked was replaced after it was checked"), "{error}");
+    std::fs::remove_file(host.join("checked")).unwrap();
+    std::fs::rename(host.join("away"), host.join("checked")).unwrap();
+    std::fs::rename(host.join("file"), host.join("old")).unwrap();
+    std::fs::write(host.join("file"), "new").unwrap();
+    let error = start(&file).await.unwrap_err();
+    assert!(error.contains("host/file was replaced after it was checked"), "{error}");
+    node.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: sandbox }).await.unwrap();
+    drop(unmount);
+}
+
+/// Unmounts, also when the test fails.
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}

@@ -4,7 +4,7 @@
 //! ever lie on tmpfs; a pod's directory is removed only once nothing is mounted below it.
 
 mod atomic;
-mod host_path;
+pub(crate) mod host_path;
 pub(crate) mod mounts;
 mod ownership;
 mod payload;
@@ -30,6 +30,8 @@ use payload::{Made, Maker};
 pub(crate) struct Mounted {
     /// Path by volume name.
     pub(crate) paths: BTreeMap<String, PathBuf>,
+    /// Type by volume name, for host paths that ask for one.
+    pub(crate) host_types: BTreeMap<String, String>,
     /// Resolved image by volume name, for volumes that the runtime mounts from an image.
     pub(crate) images: BTreeMap<String, String>,
     /// When a volume must be made anew because a token in it grows old.
@@ -56,6 +58,12 @@ pub(crate) async fn set_up(kubelet: &Kubelet, pod: &Pod) -> Result<Mounted, Setu
         let (place, renew_at) = result.map_err(|message| SetupError { volume: v.name.clone(), message })?;
         match place {
             Place::Path(path) => drop(out.paths.insert(v.name.clone(), path)),
+            Place::Host(path, kind) => {
+                out.paths.insert(v.name.clone(), path);
+                if !kind.is_empty() {
+                    out.host_types.insert(v.name.clone(), kind);
+                }
+            }
             Place::Image(image) => drop(out.images.insert(v.name.clone(), image)),
         }
 
@@ -88,6 +96,8 @@ fn place(dir: &Path, plugin: &str, name: &str) -> PathBuf {
 /// Where a volume's content is.
 enum Place {
     Path(PathBuf),
+    /// A path of the node, and the type that it is to have.
+    Host(PathBuf, String),
     Image(String),
 }
 
@@ -106,7 +116,19 @@ async fn one(
         let image = images::ensure(kubelet, pod, wanted).await.map_err(|e| e.message)?;
         return Ok((Place::Image(image), None));
     }
+    if let Some(h) = &v.host_path {
+        return host(&h.path, h.type_.as_deref()).map(|place| (place, None));
+    }
+    if v.persistent_volume_claim.is_some() {
+        return claim(kubelet, pod, v).await.map(|place| (place, None));
+    }
     files(kubelet, pod, dir, v).await.map(|(path, renew_at)| (Place::Path(path), renew_at))
+}
+
+fn host(path: &str, kind: Option<&str>) -> Result<Place, String> {
+    let kind = kind.unwrap_or_default();
+    host_path::prepare(Path::new(path), kind)?;
+    Ok(Place::Host(PathBuf::from(path), kind.to_owned()))
 }
 
 async fn files(
@@ -117,10 +139,6 @@ async fn files(
 ) -> Result<(PathBuf, Option<Timestamp>), String> {
     let maker = Maker { kubelet, pod };
     let fs_group = fs_group(pod);
-    if let Some(h) = &v.host_path {
-        host_path::prepare(Path::new(&h.path), h.type_.as_deref().unwrap_or_default())?;
-        return Ok((PathBuf::from(&h.path), None));
-    }
     if let Some(e) = &v.empty_dir {
         let path = place(dir, "kubernetes.io~empty-dir", &v.name);
         let size = memory_size(kubelet, pod, e);
@@ -144,8 +162,6 @@ async fn files(
     } else if let Some(p) = &v.projected {
         made = maker.projected(p).await?;
         ("kubernetes.io~projected", true)
-    } else if v.persistent_volume_claim.is_some() {
-        return claim(kubelet, pod, v).await.map(|p| (p, None));
     } else {
         return Err(format!("no volume plugin matched volume {:?}", v.name));
     };
@@ -214,7 +230,7 @@ fn empty_dir(path: &Path, e: &EmptyDirVolumeSource, size: Option<u64>, pod: &Pod
 }
 
 /// Claims that are bound to a `hostPath` or `local` volume; others need a CSI driver.
-async fn claim(kubelet: &Kubelet, pod: &Pod, v: &Volume) -> Result<PathBuf, String> {
+async fn claim(kubelet: &Kubelet, pod: &Pod, v: &Volume) -> Result<Place, String> {
     use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
     let Some(source) = &v.persistent_volume_claim else { return Err("no claim".into()) };
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
@@ -231,8 +247,7 @@ async fn claim(kubelet: &Kubelet, pod: &Pod, v: &Volume) -> Result<PathBuf, Stri
     let spec = pv.spec.unwrap_or_default();
     let read_only = source.read_only == Some(true);
     let path = if let Some(h) = spec.host_path {
-        host_path::prepare(Path::new(&h.path), h.type_.as_deref().unwrap_or_default())?;
-        return Ok(PathBuf::from(h.path));
+        return host(&h.path, h.type_.as_deref());
     } else if let Some(l) = spec.local {
         PathBuf::from(l.path)
     } else {
@@ -246,7 +261,7 @@ async fn claim(kubelet: &Kubelet, pod: &Pod, v: &Volume) -> Result<PathBuf, Stri
         let mismatch = context.and_then(|c| c.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
         ownership::apply(&path, gid, false, mismatch).map_err(|e| e.to_string())?;
     }
-    Ok(path)
+    Ok(Place::Path(path))
 }
 
 /// Unmounts a pod's volumes and removes them; what tells of its past stays until the pod is forgotten.

@@ -15,6 +15,7 @@ pub(crate) mod protocol;
 mod reasons;
 mod sandbox;
 mod server;
+mod stage;
 
 use std::fs::File;
 use std::io::Write;
@@ -26,6 +27,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 pub(crate) use container::set_nonblocking;
 use protocol::{Ready, Setup};
+pub(crate) use stage::{STAGED, STAGING};
 
 /// Name of a shim's socket in its directory.
 pub(crate) const SOCKET: &str = "shim.sock";

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use isopod_cri::v1::{ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, PodSandboxConfig};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub(crate) use devices::Node;
@@ -36,6 +37,18 @@ pub(crate) struct Input<'a> {
     pub(crate) shm: PathBuf,
     /// Mounts whose source is a mounted image: target and source.
     pub(crate) image_mounts: Vec<(String, PathBuf)>,
+    /// Where the shim puts sources of mounts by descriptor; none if another OCI runtime does the mounting.
+    pub(crate) staging: Option<PathBuf>,
+}
+
+/// A source of a mount that the shim puts at `target`, in a mount namespace of its own, before the OCI runtime
+/// looks there. See `shim/stage.rs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Staged {
+    pub(crate) source: PathBuf,
+    pub(crate) target: PathBuf,
+    /// Device and inode that the source must have.
+    pub(crate) identity: Option<(u64, u64)>,
 }
 
 /// Where the namespaces of a container come from; none means the node's.
@@ -72,8 +85,8 @@ pub(crate) fn pid_mode(container: &ContainerConfig) -> NamespaceMode {
     NamespaceMode::try_from(options.pid).unwrap_or_default()
 }
 
-/// Makes the configuration.
-pub(crate) fn build(input: &Input<'_>) -> Result<Value, Error> {
+/// Makes the configuration, and says what is to be staged for it.
+pub(crate) fn build(input: &Input<'_>) -> Result<(Value, Vec<Staged>), Error> {
     let security = security(input.container);
     let mut namespaces = vec![json!({"type": "mount"})];
     for (kind, path) in [
@@ -95,7 +108,7 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Value, Error> {
     if input.namespaces.new_cgroup {
         namespaces.push(json!({"type": "cgroup"}));
     }
-    let mounts = mounts::mounts(input, &security)?;
+    let (mounts, staged) = mounts::mounts(input, &security)?;
     let mut linux = json!({
         "namespaces": namespaces,
         "cgroupsPath": input.cgroup,
@@ -110,14 +123,15 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Value, Error> {
     if let Some(profile) = seccomp::profile(&security, input.node)? {
         linux["seccomp"] = profile;
     }
-    Ok(json!({
+    let spec = json!({
         "ociVersion": "1.2.0",
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
         "process": process::process(input, &security)?,
         "mounts": mounts,
         "annotations": annotations(input),
         "linux": linux,
-    }))
+    });
+    Ok((spec, staged))
 }
 
 /// What hooks and other OCI runtimes know a container of a pod by.

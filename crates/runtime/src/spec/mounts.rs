@@ -1,19 +1,21 @@
 //! Mounts: what every container has, then those of its configuration, parents first.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 
+use isopod_cri::MOUNT_IDENTITIES;
 use isopod_cri::v1::{ContainerConfig, LinuxContainerSecurityContext, Mount, MountPropagation};
 use serde_json::{Value, json};
 
-use super::Input;
+use super::{Input, Staged};
 use crate::Error;
 use crate::error::Context;
 
 pub(super) fn mounts(
     input: &Input<'_>,
     security: &LinuxContainerSecurityContext,
-) -> Result<Vec<Value>, Error> {
+) -> Result<(Vec<Value>, Vec<Staged>), Error> {
     // By target: a later mount at the same target replaces an earlier one.
     let mut mounts: BTreeMap<(usize, String), Value> = BTreeMap::new();
     let mut add = |target: &str, mount: Value| {
@@ -33,11 +35,56 @@ pub(super) fn mounts(
     for (target, source) in &input.image_mounts {
         add(target, bind(target, source, &["rbind", "rprivate", "ro"]));
     }
+    let identities = identities(input.container)?;
+    // All or none: the namespace in which they are staged gets no mounts of the node's any more.
+    let staging = input.staging.as_ref().filter(|_| !identities.is_empty());
+    let mut staged = Vec::new();
     for mount in input.container.mounts.iter().filter(|mount| mount.image.is_none()) {
         let target = clean_target(&mount.container_path)?;
-        add(&target, from_cri(mount, &target)?);
+        let identity = identities.get(&mount.container_path).copied();
+        let mut source = source(mount, &target, identity)?;
+        if let Some(dir) = staging {
+            let to = dir.join(staged.len().to_string());
+            staged.push(Staged { source, target: to.clone(), identity });
+            source = to;
+        }
+        add(&target, from_cri(mount, &target, &source)?);
     }
-    Ok(mounts.into_values().collect())
+    Ok((mounts.into_values().collect(), staged))
+}
+
+/// What the kubelet found the sources of mounts to be when it checked them, by path in the container.
+fn identities(container: &ContainerConfig) -> Result<BTreeMap<String, (u64, u64)>, Error> {
+    match container.annotations.get(MOUNT_IDENTITIES) {
+        Some(text) => serde_json::from_str(text)
+            .map_err(|e| Error::Invalid(format!("annotation {MOUNT_IDENTITIES}: {e}"))),
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+/// The source of a mount on the node. One that is missing is made a directory, as containerd does, unless it was
+/// checked before.
+fn source(mount: &Mount, target: &str, identity: Option<(u64, u64)>) -> Result<PathBuf, Error> {
+    if !mount.host_path.starts_with('/') {
+        return Err(Error::Invalid(format!(
+            "host path {:?} of mount {target} is not absolute",
+            mount.host_path
+        )));
+    }
+    let source = PathBuf::from(&mount.host_path);
+    match std::fs::metadata(&source) {
+        Ok(found) if identity.is_some_and(|wanted| wanted != (found.dev(), found.ino())) => {
+            Err(Error::Precondition(format!("{} was replaced after it was checked", source.display())))
+        }
+        Ok(_) => Ok(source),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound || identity.is_some() => {
+            Err(e).what(|| format!("read {}", source.display()))
+        }
+        Err(_) => {
+            std::fs::create_dir_all(&source).what(|| format!("create {}", source.display()))?;
+            Ok(source)
+        }
+    }
 }
 
 fn base(input: &Input<'_>, security: &LinuxContainerSecurityContext) -> Vec<(&'static str, Value)> {
@@ -67,22 +114,9 @@ fn bind(target: &str, source: &Path, options: &[&str]) -> Value {
     json!({"destination": target, "type": "bind", "source": source, "options": options})
 }
 
-fn from_cri(mount: &Mount, target: &str) -> Result<Value, Error> {
-    if !mount.host_path.starts_with('/') {
-        return Err(Error::Invalid(format!(
-            "host path {:?} of mount {target} is not absolute",
-            mount.host_path
-        )));
-    }
+fn from_cri(mount: &Mount, target: &str, source: &Path) -> Result<Value, Error> {
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(Error::Invalid(format!("mount {target}: id-mapped mounts are not supported")));
-    }
-    let source = Path::new(&mount.host_path);
-    if let Err(e) = std::fs::metadata(source) {
-        if e.kind() != std::io::ErrorKind::NotFound {
-            return Err(e).what(|| format!("read {}", source.display()));
-        }
-        std::fs::create_dir_all(source).what(|| format!("create {}", source.display()))?;
     }
     let propagation = match MountPropagation::try_from(mount.propagation) {
         Ok(MountPropagation::PropagationHostToContainer) => "rslave",
