@@ -78,10 +78,18 @@ async fn runs_and_ends(c: &mut Cluster) {
     assert_eq!(c.log("job", LogParams::default()).await, "hello\n");
     c.delete("job", 0).await;
 
-    c.pod("web", json!({"terminationGracePeriodSeconds": 60, "containers": [sh("trap 'exit 7' TERM; while :; do sleep 0.05; done")]})).await;
+    c.pod("web", json!({"terminationGracePeriodSeconds": 60, "containers": [sh("trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done")]})).await;
     let pod = c.phase("web", "Running").await;
     assert_eq!(pod["status"]["podIPs"][0]["ip"], pod["status"]["podIP"]);
     assert_eq!(pod["status"]["qosClass"], "BestEffort");
+    // A signal that comes before the trap is set is lost, since the shell is the first process.
+    c.eventually("the trap is set", || async {
+        match c.log("web", LogParams::default()).await.as_str() {
+            "ready\n" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    })
+    .await;
     c.delete("web", 60).await;
     c.eventually("pod directories removed", || async {
         let left = std::fs::read_dir(c.dir.path().join("kubelet/pods")).unwrap().count();
@@ -287,9 +295,9 @@ async fn hooks(c: &mut Cluster) {
         "hooked",
         json!({"terminationGracePeriodSeconds": 60,
             "containers": [{"name": "c",
-                "command": ["sh", "-c", "trap 'echo term >> /h/o; exit 0' TERM; while :; do sleep 0.05; done"],
+                "command": ["sh", "-c", "trap 'echo term >> /h/o; exit 0' TERM; touch /h/ready; while :; do sleep 0.05; done"],
                 "volumeMounts": [{"name": "h", "mountPath": "/h"}],
-                "lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "echo start >> /h/o"]}},
+                "lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "while ! test -e /h/ready; do sleep 0.05; done; echo start >> /h/o"]}},
                               "preStop": {"exec": {"command": ["sh", "-c", "echo stop >> /h/o"]}}}}],
             "volumes": [{"name": "h", "hostPath": {"path": dir, "type": "Directory"}}]}),
     )

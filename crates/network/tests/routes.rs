@@ -19,7 +19,7 @@ fn put_node(api: &FakeApi, name: &str, cidr: &str, address: &str) {
 }
 
 async fn routes_become(wanted: &[&str]) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let table = run("ip route");
         let ours: Vec<&str> = table.lines().filter(|l| l.contains("proto 118")).map(str::trim).collect();

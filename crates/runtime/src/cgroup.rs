@@ -66,6 +66,9 @@ pub struct Limits {
     pub unified: BTreeMap<String, String>,
 }
 
+/// How long a group may stay busy after its processes were killed.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(10);
+
 impl Cgroups {
     /// Finds the mounts in `/proc/self/mountinfo`.
     pub fn detect() -> Result<Self, Error> {
@@ -209,8 +212,10 @@ impl Cgroups {
         if group.trim_matches('/').is_empty() {
             return Err(Error::Invalid("the root control group is not removed".to_owned()));
         }
-        // A killed process leaves its group when it is reaped, by whoever is its parent: wait a little.
-        for attempt in 0..50u32 {
+        // A killed process leaves its group when it is reaped, by whoever is its parent: on a busy machine that
+        // takes a while.
+        let until = std::time::Instant::now() + REMOVE_PATIENCE;
+        for attempt in 0u32.. {
             let mut busy = None;
             for dir in self.dirs(group) {
                 if let Err(e) = remove_tree(&dir) {
@@ -219,7 +224,9 @@ impl Cgroups {
             }
             match busy {
                 None => return Ok(()),
-                Some((dir, e)) if attempt == 49 || e.kind() != io::ErrorKind::ResourceBusy => {
+                Some((dir, e))
+                    if std::time::Instant::now() > until || e.kind() != io::ErrorKind::ResourceBusy =>
+                {
                     return Err(e).what(|| format!("remove {}", dir.display()));
                 }
                 Some(_) => {

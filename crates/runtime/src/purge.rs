@@ -22,11 +22,13 @@ pub fn purge(root: &Path, state: &Path) -> Result<(), Error> {
 /// As [`purge`], but images stay.
 pub fn stop_all(root: &Path, state: &Path) -> Result<(), Error> {
     let cgroups = Cgroups::detect()?;
+    // One that cannot be removed must not spare the others.
+    let mut failed = Ok(());
     if root.join("containers").exists() {
         for dir in directories(&root.join("containers"))? {
             if let Ok((record, _)) = load::<ContainerRecord, isopod_cri::v1::ContainerConfig>(&dir) {
                 cgroups.kill(&record.cgroup);
-                cgroups.remove(&record.cgroup)?;
+                failed = failed.and(cgroups.remove(&record.cgroup));
             }
             unmount_all(&dir)?;
         }
@@ -36,7 +38,7 @@ pub fn stop_all(root: &Path, state: &Path) -> Result<(), Error> {
         for dir in directories(&root.join("sandboxes"))? {
             let loaded = load::<SandboxRecord, isopod_cri::v1::PodSandboxConfig>(&dir);
             if let Ok((record, _)) = loaded {
-                cgroups.remove(&format!("/isopod/{}", record.id))?;
+                failed = failed.and(cgroups.remove(&format!("/isopod/{}", record.id)));
             }
         }
     }
@@ -58,7 +60,7 @@ pub fn stop_all(root: &Path, state: &Path) -> Result<(), Error> {
             let _ = cgroups.remove(group);
         }
     }
-    Ok(())
+    failed
 }
 
 /// Kills the shims whose directories lie in `dir`: also those that no record knows yet.

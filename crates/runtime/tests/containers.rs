@@ -35,6 +35,8 @@ async fn what_a_container_sees() {
         assert_eq!((err.as_str(), code), ("", 0), "{script}");
         out
     };
+    // The shell has become its command.
+    node.until_exec(&id, "cat /proc/1/comm", "sleep\n").await;
     assert_eq!(exec("hostname; cat /etc/hostname").await, "pod\npod\n");
     assert_eq!(
         exec("cat /etc/resolv.conf").await,
@@ -63,22 +65,27 @@ async fn what_a_container_sees() {
     let request =
         ExecSyncRequest { container_id: id.clone(), cmd: vec!["sleep".into(), "77".into()], timeout: 1 };
     assert_eq!(node.runtime.exec_sync(request).await.unwrap_err().code, Code::DeadlineExceeded);
-    assert_eq!(exec("ps | busybox grep -c '[s]leep 77' || true").await, "0\n");
+    node.until_exec(&id, "ps | busybox grep -c '[s]leep 77' || true", "0\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stop_remove_and_start_errors() {
     let node = Node::new().await;
     let sandbox = node.run_sandbox(&node.sandbox("pod")).await;
-    let id =
-        node.create(&sandbox, container("term", "trap 'exit 3' TERM; while :; do sleep 0.05; done")).await;
-    node.start(&id).await;
+    // A signal that comes before the trap is set is lost, since the shell is the first process.
+    let trap = async |name: &str, on_term: &str| {
+        let script = format!("trap '{on_term}' TERM; echo ready; while :; do sleep 0.05; done");
+        let id = node.create(&sandbox, container(name, &script)).await;
+        node.start(&id).await;
+        node.until("the trap is set", || node.log(&format!("{name}.log")) == ["stdout F ready"]).await;
+        id
+    };
+    let id = trap("term", "exit 3").await;
     let stop = |id: &str, timeout| StopContainerRequest { container_id: id.to_owned(), timeout };
-    node.runtime.stop_container(stop(&id, 10)).await.unwrap();
+    node.runtime.stop_container(stop(&id, 60)).await.unwrap();
     assert_eq!(node.status(&id).await.exit_code, 3);
-    node.runtime.stop_container(stop(&id, 10)).await.unwrap();
-    let id = node.create(&sandbox, container("kill", "trap '' TERM; while :; do sleep 0.05; done")).await;
-    node.start(&id).await;
+    node.runtime.stop_container(stop(&id, 60)).await.unwrap();
+    let id = trap("kill", "").await;
     node.runtime.stop_container(stop(&id, 1)).await.unwrap();
     assert_eq!(node.status(&id).await.exit_code, 137);
     let remove = |id: &str| RemoveContainerRequest { container_id: id.to_owned() };

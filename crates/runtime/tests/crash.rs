@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -54,6 +56,21 @@ async fn running(runtime: &Runtime) -> Vec<(String, String)> {
     found
 }
 
+fn entries(node: &Node, kind: &str) -> BTreeSet<OsString> {
+    let dir = std::fs::read_dir(node.config.root.join(kind));
+    dir.into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect()
+}
+
+/// Whether the records say of any container that it was started and has not ended.
+fn runs(node: &Node) -> bool {
+    entries(node, "containers").iter().any(|id| {
+        let record = node.config.root.join("containers").join(id).join("record.json");
+        let record = std::fs::read(record).unwrap_or_default();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+        record["started_at"].as_i64().unwrap_or(0) > 0 && record["finished_at"] == 0
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again() {
     let node = Node::new().await;
@@ -61,7 +78,9 @@ async fn killed_again_and_again() {
     std::fs::create_dir_all(node.dir.path().join("log")).unwrap();
     node.runtime.close();
     let mut before: Vec<(String, String)> = Vec::new();
-    for round in 0..12u64 {
+    const ROUNDS: u64 = 12;
+    for round in 0..ROUNDS {
+        let known = entries(&node, "sandboxes");
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "a_server_that_is_killed"])
             .env(DIRECTORY, &dir)
@@ -69,8 +88,14 @@ async fn killed_again_and_again() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Later each time, so that the kill hits another step.
-        tokio::time::sleep(Duration::from_millis(60 + round * 53)).await;
+        // The server is at work; how far it comes from here differs from round to round, and so does the step
+        // that the kill hits.
+        node.until("a sandbox is made", || entries(&node, "sandboxes") != known).await;
+        if round == ROUNDS - 1 {
+            node.until("a container runs", || runs(&node)).await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(round * 53)).await;
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         let runtime = Runtime::open(node.config.clone()).await.unwrap();

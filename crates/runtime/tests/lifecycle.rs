@@ -56,7 +56,7 @@ async fn a_dead_shim_is_noticed() {
     kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
     let status = node.wait_exit(&id).await;
     assert_eq!((status.exit_code, status.message.as_str()), (137, "the shim of the pod died"));
-    let limit = std::time::Duration::from_secs(10);
+    let limit = std::time::Duration::from_secs(20);
     let not_ready = async {
         loop {
             let status = node.runtime.pod_sandbox_status(request.clone()).await.unwrap().status.unwrap();
@@ -163,16 +163,19 @@ async fn one_process_namespace_and_rotated_logs() {
     let second = node.create(&sandbox, shared(container("second", "sleep 1000 & exec sleep 1001"))).await;
     node.start(&first).await;
     node.start(&second).await;
+    // Each shell has become, or started, what it is to.
+    node.until_exec(&first, "ps | busybox grep -c '[s]leep 100'", "3\n").await;
     let (ps, _, _) = node.exec(&first, "cat /proc/1/comm; ps | busybox grep -c '[s]leep 100'; ls /proc/1/root/ 2>&1 | busybox grep -c denied").await;
     assert_eq!(ps, "pause\n3\n1\n");
     let stop = StopContainerRequest { container_id: second.clone(), timeout: 0 };
     node.runtime.stop_container(stop).await.unwrap();
     let gone = async { while node.exec(&first, "ps | busybox grep -c '[s]leep 100'").await.0 != "1\n" {} };
-    tokio::time::timeout(std::time::Duration::from_secs(5), gone)
+    tokio::time::timeout(std::time::Duration::from_secs(20), gone)
         .await
         .expect("children end with their container");
     let log = node.dir.path().join("log");
     node.exec(&first, "echo one > /proc/$(busybox pidof sleep)/fd/1").await;
+    node.until("the line is in the log", || node.log("first.log") == ["stdout F one"]).await;
     std::fs::rename(log.join("first.log"), log.join("first.log.1")).unwrap();
     let request = ReopenContainerLogRequest { container_id: first.clone() };
     node.runtime.reopen_container_log(request).await.unwrap();
@@ -182,7 +185,7 @@ async fn one_process_namespace_and_rotated_logs() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(5), written).await.expect("the new log is written");
+    tokio::time::timeout(std::time::Duration::from_secs(20), written).await.expect("the new log is written");
     assert_eq!(node.log("first.log.1"), ["stdout F one"]);
 }
 
@@ -242,7 +245,7 @@ async fn the_same_over_grpc() {
     let server =
         tokio::spawn(async move { runtime.serve_socket(&path, async { drop(stopped.await) }).await });
     let client = isopod_cri::grpc::connect(&format!("unix://{}", socket.display())).unwrap();
-    let limit = std::time::Duration::from_secs(5);
+    let limit = std::time::Duration::from_secs(20);
     let version = async {
         loop {
             if let Ok(version) = client.version(VersionRequest::default()).await {

@@ -92,7 +92,7 @@ async fn the_namespaces_of_the_node() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(5), empty)
+    tokio::time::timeout(std::time::Duration::from_secs(20), empty)
         .await
         .expect("children end with the container");
 }

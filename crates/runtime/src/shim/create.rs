@@ -18,7 +18,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{ForkResult, fork, pipe2};
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use serde::{Deserialize, Serialize};
 
 use super::device_filter;
@@ -45,12 +45,13 @@ pub(crate) struct Stdio {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
-/// Runs `work` in a child, which may report as it goes; its error becomes a last report.
-pub(crate) fn in_child(work: impl FnOnce(&OwnedFd) -> Result<(), String>) -> std::io::Result<OwnedFd> {
+/// Runs `work` in a child, which may report as it goes; its error becomes a last report. Answers where the reports
+/// arrive, and the child.
+pub(crate) fn in_child(work: impl FnOnce(&OwnedFd) -> Result<(), String>) -> std::io::Result<(OwnedFd, Pid)> {
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     // SAFETY: the shim has one thread.
     match unsafe { fork() }? {
-        ForkResult::Parent { .. } => Ok(ours),
+        ForkResult::Parent { child } => Ok((ours, child)),
         ForkResult::Child => {
             drop(ours);
             let mut signals = nix::sys::signal::SigSet::empty();
@@ -98,6 +99,7 @@ pub(crate) fn create(start: &Start, stdio: Stdio, to: &OwnedFd, dir: &Path) -> R
 fn build_and_start(start: &Start, stdio: Stdio, to: &OwnedFd, dir: &Path) -> Result<(), String> {
     let root = dir.join("oci");
     std::fs::create_dir_all(&root).map_err(|e| format!("create {}: {e}", root.display()))?;
+    super::stage::stage(Path::new(&start.bundle), dir)?;
     // The socket's address is relative: absolute paths may be longer than addresses can be.
     std::env::set_current_dir(dir).map_err(|e| format!("enter {}: {e}", dir.display()))?;
     let console = match start.tty {

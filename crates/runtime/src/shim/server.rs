@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,10 +19,13 @@ use super::create::{Report, Stdio, create, in_child};
 use super::exec::{Target, exec};
 use super::logs::{Log, Stream};
 use super::protocol::{Call, Exec, Exit, Reply, Request, Start, Streams, VERSION, receive};
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, pause};
 
 /// Ends of processes that nobody claimed yet; an end may be seen before the report that names the process.
 const UNCLAIMED_MAX: usize = 1024;
+
+/// How long the ends of killed children are waited for; the server waits longer for the answer.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A shim at work.
 pub(crate) struct Shim {
@@ -42,6 +46,7 @@ pub(crate) struct Shim {
 
 /// A child of the shim that starts a process.
 struct Job {
+    pid: Pid,
     reports: OwnedFd,
     conn: u64,
     terminal: Option<OwnedFd>,
@@ -234,16 +239,42 @@ impl Shim {
                 self.reply(conn, &Reply::Done, Vec::new());
             }
             Call::Shutdown => {
-                for container in self.containers.values().filter(|c| c.state.exit.is_none()) {
-                    self.cgroups.kill(&container.start.cgroup);
-                    let _ = kill(Pid::from_raw(container.state.pid), Signal::SIGKILL);
-                }
-                if let Some(pause) = self.pause {
-                    let _ = kill(pause, Signal::SIGKILL);
-                }
+                self.end_children();
                 self.reply(conn, &Reply::Done, Vec::new());
                 self.finished = true;
             }
+        }
+    }
+
+    /// Kills containers, also those that are being made, and waits for the ends of all children: whoever asked
+    /// for it takes away what they work in.
+    fn end_children(&self) {
+        let until = std::time::Instant::now() + END_PATIENCE;
+        // Once, since an id that was reaped may become another process's.
+        for job in &self.jobs {
+            let _ = kill(job.pid, Signal::SIGKILL);
+        }
+        loop {
+            for container in self.containers.values().filter(|c| c.state.exit.is_none()) {
+                self.cgroups.kill(&container.start.cgroup);
+                let _ = kill(Pid::from_raw(container.state.pid), Signal::SIGKILL);
+            }
+            for job in &self.jobs {
+                if let Work::Start { start, .. } = &job.work {
+                    self.cgroups.kill(&start.cgroup);
+                }
+            }
+            if let Some(pause) = self.pause {
+                let _ = kill(pause, Signal::SIGKILL);
+            }
+            loop {
+                match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+                    Ok(WaitStatus::StillAlive) if std::time::Instant::now() < until => break,
+                    Ok(WaitStatus::StillAlive) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            }
+            pause(Duration::from_millis(2));
         }
     }
 
@@ -281,9 +312,9 @@ impl Shim {
             None => create(&start, theirs, to, &dir),
         });
         match child {
-            Ok(reports) => {
+            Ok((reports, pid)) => {
                 let work = Work::Start { start, ours, log };
-                self.jobs.push(Job { reports, conn, terminal: None, work });
+                self.jobs.push(Job { pid, reports, conn, terminal: None, work });
             }
             Err(e) => self.fail(conn, format!("fork: {e}")),
         }
@@ -303,8 +334,8 @@ impl Shim {
         let stdio =
             Stdio { stdin: take(request.stdin), stdout: take(request.stdout), stderr: take(request.stderr) };
         match in_child(|to| exec(&request, &target, stdio, to)) {
-            Ok(reports) => {
-                self.jobs.push(Job { reports, conn, terminal: None, work: Work::Exec { request } });
+            Ok((reports, pid)) => {
+                self.jobs.push(Job { pid, reports, conn, terminal: None, work: Work::Exec { request } });
             }
             Err(e) => self.fail(conn, format!("fork: {e}")),
         }

@@ -87,11 +87,24 @@ impl Node {
         tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.expect(what);
     }
 
+    /// Runs a script in a container until it prints what is wanted; fails with what it printed last.
+    pub(crate) async fn until_exec(&self, id: &str, script: &str, wanted: &str) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            let out = self.exec(id, script).await.0;
+            if out == wanted {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{script}: {out:?}, not {wanted:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     pub(crate) async fn exec(&self, id: &str, script: &str) -> (String, String, i32) {
         let request = ExecSyncRequest {
             container_id: id.to_owned(),
             cmd: vec!["sh".into(), "-c".into(), script.into()],
-            timeout: 10,
+            timeout: 60,
         };
         let response = self.runtime.exec_sync(request).await.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
