@@ -131,3 +131,57 @@ async fn external_addresses_are_allowed_by_the_administrator_alone() {
         server.stop();
     }
 }
+
+/// A node asks for certificates in its own name, nobody for one of an administrator, and who approves or signs needs
+/// the right over the signer.
+#[tokio::test]
+async fn certificate_requests_are_held_to_their_authors() {
+    use base64::Engine as _;
+    let server = guarded_server().await;
+    let admin = Caller::of(&server, "admin", &["system:masters"]);
+    let node = Caller::of(&server, "system:node:a", &["system:nodes"]);
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let request = |name: &str, user: &str, group: &str, signer: &str| {
+        let identity = isopod_pki::Identity::client(user, Some(group));
+        let (pem, _) = isopod_pki::certificate_request(&identity).unwrap();
+        let encoded = base64::engine::general_purpose::STANDARD.encode(pem);
+        json!({"metadata": {"name": name}, "spec": {"request": encoded, "usages": ["digital signature", "client auth"],
+            "signerName": format!("kubernetes.io/{signer}")}})
+    };
+    let kubelet = "kube-apiserver-client-kubelet";
+    let own = node.post(requests, &request("own", "system:node:a", "system:nodes", kubelet)).await;
+    assert_eq!(own.code, 201, "{:?}", own.body);
+    assert_eq!(own.body["spec"]["username"], "system:node:a");
+    let other = node.post(requests, &request("other", "system:node:b", "system:nodes", kubelet)).await;
+    assert_eq!(other.code, 403, "{:?}", other.body);
+    let master = request("master", "jane", "system:masters", "kube-apiserver-client");
+    assert_eq!(admin.post(requests, &master).await.code, 403);
+
+    // May write the subresources, and has no right over the signer.
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({"metadata": {"name": "writer"}, "rules": [{"apiGroups": ["certificates.k8s.io"], "verbs": ["update"],
+        "resources": ["certificatesigningrequests/approval", "certificatesigningrequests/status"]}]});
+    assert_eq!(admin.post(&format!("{rbac}/clusterroles"), &role).await.code, 201);
+    let binding = json!({"metadata": {"name": "writer"}, "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "writer"}});
+    assert_eq!(admin.post(&format!("{rbac}/clusterrolebindings"), &binding).await.code, 201);
+    let jane = Caller::of(&server, "jane", &[]);
+    let mut approved = own.body.clone();
+    approved["status"] =
+        json!({"conditions": [{"type": "Approved", "status": "True", "reason": "r", "message": "m"}]});
+    let refused = jane.put(&format!("{requests}/own/approval"), &approved).await;
+    assert_eq!(refused.code, 403, "{:?}", refused.body);
+    assert!(
+        refused.body["message"].as_str().unwrap().contains("not permitted to approve"),
+        "{:?}",
+        refused.body
+    );
+    let mut signed = own.body.clone();
+    let certificate = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap().cert.pem();
+    let certificate = base64::engine::general_purpose::STANDARD.encode(certificate);
+    signed["status"] = json!({"certificate": certificate});
+    let refused = jane.put(&format!("{requests}/own/status"), &signed).await;
+    assert_eq!(refused.code, 403, "{:?}", refused.body);
+    assert_eq!(admin.put(&format!("{requests}/own/approval"), &approved).await.code, 200);
+    server.stop();
+}
