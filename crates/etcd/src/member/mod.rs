@@ -29,6 +29,8 @@ mod proposal;
 mod read;
 mod ready;
 mod snapshot;
+#[cfg(test)]
+mod version_1_test;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
