@@ -76,6 +76,10 @@ pub(crate) fn single(ctx: &Ctx, resource: &Resource, object: Value, version: &st
 
 /// A table of a list.
 pub(crate) fn list(ctx: &Ctx, resource: &Resource, page: &Page, metadata: Value, version: &str) -> Value {
-    let rows = page.entries.iter().map(|e| row(ctx, resource, e.object(), version)).collect();
+    let mut objects: Vec<Value> = page.entries.iter().map(|entry| entry.object()).collect();
+    if let Some(order) = resource.stored.strategy.row_order {
+        objects.sort_by_key(order);
+    }
+    let rows = objects.into_iter().map(|object| row(ctx, resource, object, version)).collect();
     table(resource, rows, metadata, version)
 }

@@ -54,6 +54,7 @@ fn stateful_set(stateful: &mut Map) {
         && let Some(rolling) = object(strategy, "rollingUpdate")
     {
         set(rolling, "partition", 0);
+        set(rolling, "maxUnavailable", 1);
     }
     let retention = object_or_new(spec, "persistentVolumeClaimRetentionPolicy");
     set(retention, "whenDeleted", "Retain");

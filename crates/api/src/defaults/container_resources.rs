@@ -3,6 +3,7 @@
 use super::{is_empty, object, object_or_new, objects, set, text};
 use crate::quantity::Quantity;
 use crate::{Map, Value};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Requests of a container that names a limit only are that limit.
@@ -15,6 +16,24 @@ pub(super) fn requests_from_limits(container: &mut Map) {
     }
     if is_empty(resources, "requests") {
         resources.remove("requests");
+    }
+}
+
+/// What a container requests can be changed while it runs, without a restart, unless it says otherwise.
+pub(super) fn resize_policy(container: &mut Map) {
+    let requests = container.get("resources").and_then(|resources| resources.get("requests"));
+    let Some(requests) = requests.and_then(Value::as_object) else { return };
+    let asked: Vec<&str> =
+        ["cpu", "memory"].into_iter().filter(|name| requests.contains_key(*name)).collect();
+    for name in asked {
+        if objects(container, "resizePolicy").any(|policy| text(policy, "resourceName") == name) {
+            continue;
+        }
+        let policy = json!({"resourceName": name, "restartPolicy": "NotRequired"});
+        match container.get_mut("resizePolicy").and_then(Value::as_array_mut) {
+            Some(policies) => policies.push(policy),
+            None => drop(container.insert("resizePolicy".into(), json!([policy]))),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) fn hook(name: &str) -> Option<Hook> {
         | "ConfigMapVolumeSource"
         | "DownwardAPIVolumeSource"
         | "ProjectedVolumeSource" => |map| set(map, "defaultMode", 0o644),
+        "EndpointPort" => |map| set(map, "protocol", "TCP"),
         "ServiceAccountTokenProjection" => |map| set(map, "expirationSeconds", 3600),
         "HostPathVolumeSource" => host_path,
         "ObjectFieldSelector" => |map| set(map, "apiVersion", "v1"),
@@ -40,6 +41,7 @@ fn pod(pod: &mut Map) {
     for list in ["containers", "initContainers"] {
         objects(spec, list).for_each(container_resources::requests_from_limits);
     }
+    objects(spec, "containers").for_each(container_resources::resize_policy);
     container_resources::pod_level(spec);
     set(spec, "enableServiceLinks", true);
     if spec.get("hostNetwork") == Some(&Value::Bool(true)) {

@@ -40,11 +40,35 @@ spec:
     assert_eq!(a["imagePullPolicy"], "Always");
     assert_eq!(a["ports"], json!([{"containerPort": 80, "hostPort": 80, "protocol": "TCP"}]));
     assert_eq!(a["resources"]["requests"], json!({"cpu": "1m", "memory": "1Gi"}));
+    assert_eq!(
+        a["resizePolicy"],
+        json!([{"resourceName": "cpu", "restartPolicy": "NotRequired"}, {"resourceName": "memory", "restartPolicy": "NotRequired"}])
+    );
+    assert_eq!(spec["containers"][1].get("resizePolicy"), None);
     assert_eq!(a["readinessProbe"]["httpGet"], json!({"path": "/", "port": 80, "scheme": "HTTP"}));
     assert_eq!(spec["containers"][1]["imagePullPolicy"], "IfNotPresent");
     assert_eq!(spec["containers"][2]["imagePullPolicy"], "IfNotPresent");
     assert_eq!((&spec["serviceAccountName"], &spec["enableServiceLinks"]), (&json!("robot"), &json!(true)));
     assert_eq!(spec["securityContext"], json!({}));
+}
+
+#[test]
+fn resize_policies() {
+    let yaml = "
+spec:
+  initContainers: [{name: i, image: x, resources: {requests: {cpu: 1}}}]
+  containers:
+  - name: a
+    image: x
+    resources: {requests: {cpu: 1, memory: 1Gi, ephemeral-storage: 1Gi}}
+    resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]";
+    let spec = check("", "Pod", yaml, "/spec");
+    assert_eq!(
+        spec["containers"][0]["resizePolicy"],
+        json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"},
+            {"resourceName": "cpu", "restartPolicy": "NotRequired"}])
+    );
+    assert_eq!(spec["initContainers"][0].get("resizePolicy"), None);
 }
 
 #[test]
@@ -85,6 +109,13 @@ fn services() {
 
 #[test]
 fn other_kinds() {
+    let ports = check("", "Endpoints", "subsets: [{ports: [{port: 80}]}]", "/subsets/0/ports");
+    assert_eq!(ports, json!([{"port": 80, "protocol": "TCP"}]));
+    let strategy = check("apps", "StatefulSet", "spec: {template: {}}", "/spec/updateStrategy");
+    assert_eq!(
+        strategy,
+        json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}})
+    );
     assert_eq!(check("", "Secret", "stringData: {a: b}", "/data"), json!({"a": "Yg=="}));
     assert_eq!(
         check("", "Namespace", "metadata: {name: x}", ""),

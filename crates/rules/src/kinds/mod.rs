@@ -128,6 +128,9 @@ pub struct Strategy {
     pub row: fn(&Value, jiff::Timestamp) -> Vec<Value>,
     /// Whether tables of this kind begin with Name and end with Age (`false`: `columns` is everything).
     pub name_and_age: bool,
+    /// By what tables of a list are sorted, lowest first, where that is not the name; rows that are equal keep
+    /// their order.
+    pub row_order: Option<fn(&Value) -> i64>,
     /// Whether a delete that names no propagation policy leaves the dependents (few old kinds).
     pub orphan_by_default: bool,
 }
@@ -162,6 +165,7 @@ impl Strategy {
         columns: &[],
         row: |_, _| Vec::new(),
         name_and_age: true,
+        row_order: None,
         orphan_by_default: false,
     };
 

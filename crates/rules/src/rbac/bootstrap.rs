@@ -404,6 +404,42 @@ mod tests {
         assert!(open("/healthz") && open("/version") && !open("/metrics") && !open("/api"));
     }
 
+    /// Facts of upstream's policy that are easy to lose: role, verb, group, resource, whether the role grants it.
+    #[test]
+    fn roles_grant_what_upstreams_do() {
+        for (role, verb, group, resource, granted) in [
+            ("system:node", "get", "", "serviceaccounts", true),
+            ("system:node", "deletecollection", "resource.k8s.io", "resourceslices", true),
+            ("system:node", "create", "resource.k8s.io", "resourceslices", false),
+            ("system:node", "delete", "resource.k8s.io", "resourceslices", false),
+            ("system:controller:node-controller", "watch", "coordination.k8s.io", "leases", true),
+            ("system:controller:node-controller", "update", "coordination.k8s.io", "leases", false),
+            ("system:controller:namespace-controller", "deletecollection", "x.example.com", "things", true),
+            ("system:controller:namespace-controller", "create", "", "events", false),
+            ("system:aggregate-to-edit", "create", "", "endpoints", false),
+            ("system:aggregate-to-edit", "update", "coordination.k8s.io", "leases", true),
+            ("system:aggregate-to-view", "get", "", "secrets", false),
+            ("system:kube-scheduler", "delete", "", "pods", true),
+        ] {
+            let request = Request { verb, group, resource, is_resource: true, ..Request::default() };
+            let allowed = rules_of(role).iter().any(|rule| rule.allows(&request));
+            assert_eq!(allowed, granted, "{role}: {verb} {resource}");
+        }
+        let sub = |role: &str, verb, group, resource, subresource| {
+            let request =
+                Request { verb, group, resource, subresource, is_resource: true, ..Request::default() };
+            rules_of(role).iter().any(|rule| rule.allows(&request))
+        };
+        assert!(sub("system:kube-scheduler", "watch", "resource.k8s.io", "resourceclaims", "status"));
+        assert!(sub("system:kube-scheduler", "patch", "", "pods", "finalizers"));
+        assert!(sub("system:kubelet-api-admin", "create", "", "nodes", "configz"));
+        for path in ["/.well-known/openid-configuration", "/openid/v1/jwks", "/openid/v1/jwks/"] {
+            let request = Request { verb: "get", path, ..Request::default() };
+            let role = "system:service-account-issuer-discovery";
+            assert!(rules_of(role).iter().any(|rule| rule.allows(&request)), "{path}");
+        }
+    }
+
     #[test]
     fn what_an_administrator_added_stays() {
         let policy = policy();

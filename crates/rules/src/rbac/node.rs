@@ -270,6 +270,7 @@ pub fn authorize(graph: &NodeGraph, rules: &[Rule], node: &str, request: &Reques
             ("", "serviceaccounts") => return service_account(graph, node, request),
             ("coordination.k8s.io", "leases") => return lease(node, request),
             ("storage.k8s.io", "csinodes") => return csi_node(node, request),
+            ("resource.k8s.io", "resourceslices") => return resource_slice(rules, node, request),
             ("", "nodes") => return own_node(node, request),
             ("", "pods") => return pod(graph, rules, node, request),
             _ => {}
@@ -369,6 +370,30 @@ fn csi_node(node: &str, request: &Request<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// The slices of devices of a node, all at once by the field selector for it: the kubelet sweeps them when a driver is
+/// gone. Drivers publish under identities of their own.
+fn resource_slice(rules: &[Rule], node: &str, request: &Request<'_>) -> Result<(), String> {
+    if !request.subresource.is_empty() {
+        return Err("cannot authorize ResourceSlice subresources".into());
+    }
+    match request.verb {
+        "list" | "watch" | "deletecollection" if selects_own(node, request) => Ok(()),
+        "list" | "watch" | "deletecollection" => {
+            Err("can only list/watch/deletecollection resourceslices with spec.nodeName field selector"
+                .into())
+        }
+        _ => by_rules(rules, request),
+    }
+}
+
+/// Whether the field selector keeps to objects of the node.
+fn selects_own(node: &str, request: &Request<'_>) -> bool {
+    request.field_selector.split(',').any(|requirement| {
+        let requirement = requirement.strip_prefix("spec.nodeName=");
+        requirement.is_some_and(|name| name.trim_start_matches('=') == node)
+    })
+}
+
 fn own_node(node: &str, request: &Request<'_>) -> Result<(), String> {
     match (request.verb, request.subresource) {
         // NodeRestriction looks at the name in the object.
@@ -395,11 +420,7 @@ fn pod(graph: &NodeGraph, rules: &[Rule], node: &str, request: &Request<'_>) -> 
             if own { Ok(()) } else { Err(unrelated(node)) }
         }
         ("list" | "watch", "") => {
-            let selected = request.field_selector.split(',').any(|requirement| {
-                let requirement = requirement.strip_prefix("spec.nodeName=");
-                requirement.is_some_and(|name| name.trim_start_matches('=') == node)
-            });
-            if selected {
+            if selects_own(node, request) {
                 Ok(())
             } else {
                 Err("can only list/watch pods with spec.nodeName field selector".into())
@@ -436,7 +457,10 @@ mod tests {
         let rules = crate::rbac::bootstrap::rules_of("system:node");
         let (group, resource) = resource.rsplit_once(':').unwrap_or(("", resource));
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let field_selector = if (resource, verb) == ("pods", "watch") { "spec.nodeName=n1" } else { "" };
+        let field_selector = match (resource, verb) {
+            ("pods", "watch") | ("resourceslices", "list" | "deletecollection") => "spec.nodeName=n1",
+            _ => "",
+        };
         let request = Request {
             verb,
             group,
@@ -470,6 +494,8 @@ mod tests {
             ("update", "persistentvolumeclaims", "a", "c", false),
             ("get", "persistentvolumes", "", "pv", true),
             ("get", "persistentvolumes", "", "other", false),
+            ("get", "serviceaccounts", "a", "sa", true),
+            ("list", "serviceaccounts", "a", "", false),
             ("create", "serviceaccounts/token", "a", "sa", true),
             ("create", "serviceaccounts/token", "a", "default", false),
         ];
@@ -504,6 +530,11 @@ mod tests {
             ("update", "coordination.k8s.io:leases", "kube-system", "n1", false),
             ("patch", "storage.k8s.io:csinodes", "", "n1", true),
             ("patch", "storage.k8s.io:csinodes", "", "n2", false),
+            ("deletecollection", "resource.k8s.io:resourceslices", "", "", true),
+            ("list", "resource.k8s.io:resourceslices", "", "", true),
+            ("watch", "resource.k8s.io:resourceslices", "", "", false),
+            ("delete", "resource.k8s.io:resourceslices", "", "s", false),
+            ("create", "resource.k8s.io:resourceslices", "", "", false),
             ("watch", "pods", "", "", true),
             ("list", "pods", "", "", false),
             ("get", "pods", "a", "p", true),

@@ -40,10 +40,11 @@ pub(super) const TRUST_BUNDLE: &[Column] =
     &[NAME, Column::text("SignerName", "Signer that the bundle belongs to.")];
 
 pub(super) fn trust_bundle(bundle: &Value, _: Timestamp) -> Vec<Value> {
-    vec![name(bundle), str_at(bundle, "spec.signerName").into()]
+    vec![name(bundle), or_none(bundle, "spec.signerName")]
 }
 
 pub(super) const POD_REQUEST: &[Column] = &[
+    NAME,
     Column::text("PodName", "Pod that the certificate is for."),
     Column::text("ServiceAccountName", "The pod's service account."),
     Column::text("NodeName", "The pod's node."),
@@ -53,9 +54,11 @@ pub(super) const POD_REQUEST: &[Column] = &[
 
 pub(super) fn pod_request(request: &Value, _: Timestamp) -> Vec<Value> {
     let decided = list_at(request, "status.conditions").iter().find(|c| str_at(c, "status") == "True");
-    let mut cells: Vec<Value> = ["podName", "serviceAccountName", "nodeName", "signerName"]
-        .map(|key| at(request, "spec").map_or("", |spec| str_at(spec, key)).into())
-        .to_vec();
+    let mut cells = vec![name(request)];
+    cells.extend(
+        ["podName", "serviceAccountName", "nodeName", "signerName"]
+            .map(|key| Value::from(at(request, "spec").map_or("", |spec| str_at(spec, key)))),
+    );
     cells.push(decided.map_or("Pending", |c| str_at(c, "type")).into());
     cells
 }
@@ -64,6 +67,16 @@ pub(super) fn pod_request(request: &Value, _: Timestamp) -> Vec<Value> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn cells() {
+        let now = Timestamp::UNIX_EPOCH;
+        let object = json!({"metadata": {"name": "b"}, "spec": {"trustBundle": "x"}});
+        assert_eq!(trust_bundle(&object, now), ["b", "<none>"]);
+        let object = json!({"metadata": {"name": "r"}, "spec": {"podName": "p", "serviceAccountName": "sa",
+            "nodeName": "n", "signerName": "a/b"}, "status": {"conditions": [{"type": "Issued", "status": "True"}]}});
+        assert_eq!(pod_request(&object, now), ["r", "p", "sa", "n", "a/b", "Issued"]);
+    }
 
     #[test]
     fn states() {

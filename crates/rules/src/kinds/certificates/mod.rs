@@ -57,6 +57,7 @@ const POD_REQUEST: Strategy = Strategy {
     ],
     columns: columns::POD_REQUEST,
     row: columns::pod_request,
+    name_and_age: false,
     ..Strategy::DEFAULT
 };
 

@@ -4,6 +4,7 @@ mod columns;
 mod validate;
 
 use super::Strategy;
+use super::shared::int_at;
 
 pub(super) const STRATEGIES: &[&Strategy] = &[
     &Strategy {
@@ -11,6 +12,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         validate_update: |new, _, context| validate::flow_schema(new, context),
         columns: columns::FLOW_SCHEMA,
         row: columns::flow_schema,
+        // As they are tried.
+        row_order: Some(|schema| int_at(schema, "spec.matchingPrecedence")),
         name_and_age: false,
         ..flow_control("FlowSchema")
     },

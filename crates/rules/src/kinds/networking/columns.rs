@@ -3,9 +3,12 @@
 use isopod_api::Value;
 use jiff::Timestamp;
 
-use crate::kinds::columns::{Column, NAME, join_texts, name, or, or_none, selector, with_more};
+use crate::kinds::columns::{Column, NAME, join_texts, name, or, or_none, selector};
 use crate::kinds::service::load_balancer;
 use crate::kinds::shared::{at, list_at, str_at};
+
+/// Most hosts shown.
+const HOSTS_SHOWN_MAX: usize = 3;
 
 pub(super) const INGRESS: &[Column] = &[
     Column::text("Class", "Class of the controller that serves it."),
@@ -15,16 +18,34 @@ pub(super) const INGRESS: &[Column] = &[
 ];
 
 pub(super) fn ingress(ingress: &Value, _: Timestamp) -> Vec<Value> {
-    let hosts = list_at(ingress, "spec.rules").iter().map(|rule| str_at(rule, "host"));
-    let hosts: Vec<String> = hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect();
     let address: Vec<&str> = load_balancer(ingress).into_iter().collect();
     let tls = !list_at(ingress, "spec.tls").is_empty();
     vec![
         or_none(ingress, "spec.ingressClassName"),
-        or(&with_more(&hosts, 3), "*").into(),
+        hosts(ingress).into(),
         address.join(",").into(),
         if tls { "80, 443" } else { "80" }.into(),
     ]
+}
+
+/// The first hosts that are named. Rules without a host count among the others.
+fn hosts(ingress: &Value) -> String {
+    let rules = list_at(ingress, "spec.rules");
+    let named: Vec<(usize, &str)> = rules
+        .iter()
+        .map(|rule| str_at(rule, "host"))
+        .enumerate()
+        .filter(|(_, host)| !host.is_empty())
+        .collect();
+    let shown = &named[..named.len().min(HOSTS_SHOWN_MAX)];
+    let text = shown.iter().map(|(_, host)| *host).collect::<Vec<_>>().join(",");
+    let full = shown.len() == HOSTS_SHOWN_MAX;
+    match shown.last() {
+        Some((last, _)) if full && last + 1 < rules.len() => {
+            format!("{text} + {} more...", rules.len() - HOSTS_SHOWN_MAX)
+        }
+        _ => or(&text, "*"),
+    }
 }
 
 pub(super) const INGRESS_CLASS: &[Column] = &[
@@ -87,6 +108,12 @@ mod tests {
             "status": {"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}]}}});
         assert_eq!(ingress(&object, now), ["nginx", "a,b,c + 1 more...", "1.2.3.4", "80, 443"]);
         assert_eq!(ingress(&json!({}), now), ["<none>", "*", "", "80"]);
+        let named = |hosts: &[&str]| {
+            let rules: Vec<Value> = hosts.iter().map(|h| json!({"host": h})).collect();
+            super::hosts(&json!({"spec": {"rules": rules}}))
+        };
+        assert_eq!(named(&["", "a", "b", "c"]), "a,b,c");
+        assert_eq!(named(&["a", "b", "c", ""]), "a,b,c + 1 more...");
         let object = json!({"spec": {"controller": "x/y", "parameters": {"apiGroup": "k.io", "kind": "P", "name": "n"}}});
         assert_eq!(ingress_class(&object, now), ["x/y", "P.k.io/n"]);
         let parent =

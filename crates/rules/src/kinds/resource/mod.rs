@@ -37,6 +37,8 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         generation: true,
         validate: validate::taint_rule,
         validate_update: |new, _, context| validate::taint_rule(new, context),
+        columns: columns::TAINT_RULE,
+        row: columns::taint_rule,
         ..resource("DeviceTaintRule")
     },
 ];
