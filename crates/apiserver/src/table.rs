@@ -10,13 +10,15 @@ use crate::registry::Resource;
 use crate::registry::list::Page;
 use crate::respond::partial_metadata;
 
+fn definition(column: &Column) -> Value {
+    json!({"name": column.name, "type": column.kind, "format": column.format, "description": column.description,
+        "priority": column.priority})
+}
+
 /// Column definitions of a resource's tables.
 pub(crate) fn columns(resource: &Resource) -> Value {
     let strategy = resource.stored.strategy;
-    let of = |c: &Column| {
-        json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description,
-            "priority": c.priority})
-    };
+    let of = definition;
     let mut columns: Vec<Value> = Vec::new();
     if strategy.name_and_age {
         columns.push(of(&NAME));
@@ -74,6 +76,34 @@ pub(crate) fn single(ctx: &Ctx, resource: &Resource, object: Value, version: &st
     table(resource, vec![row], json!({"resourceVersion": revision}), version)
 }
 
+/// What tables of a Scale show.
+const SCALE: &[Column] = &[
+    Column::text("Name", "Name of the workload."),
+    Column::integer("Desired", "Pods wanted."),
+    Column::integer("Available", "Pods that exist."),
+    AGE,
+];
+
+fn scale_cells(scale: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let count = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0).into();
+    let created = scale["metadata"].get("creationTimestamp");
+    vec![scale["metadata"]["name"].clone(), count("spec"), count("status"), age(created, now).into()]
+}
+
+/// A table of one Scale.
+pub(crate) fn scale(ctx: &Ctx, scale: Value, version: &str) -> Value {
+    let columns: Vec<Value> = SCALE.iter().map(definition).collect();
+    let revision = scale["metadata"]["resourceVersion"].clone();
+    let mut row = json!({"cells": scale_cells(&scale, ctx.now)});
+    match ctx.query.get("includeObject") {
+        "None" => {}
+        "Object" => row["object"] = scale,
+        _ => row["object"] = partial_metadata(&scale, version),
+    }
+    json!({"kind": "Table", "apiVersion": api_version("meta.k8s.io", version),
+        "metadata": {"resourceVersion": revision}, "columnDefinitions": columns, "rows": [row]})
+}
+
 /// A table of a list.
 pub(crate) fn list(ctx: &Ctx, resource: &Resource, page: &Page, metadata: Value, version: &str) -> Value {
     let mut objects: Vec<Value> = page.entries.iter().map(|entry| entry.object()).collect();
@@ -82,4 +112,18 @@ pub(crate) fn list(ctx: &Ctx, resource: &Resource, page: &Page, metadata: Value,
     }
     let rows = objects.into_iter().map(|object| row(ctx, resource, object, version)).collect();
     table(resource, rows, metadata, version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales() {
+        let now = "2024-01-01T00:00:30Z".parse().unwrap();
+        let scale = json!({"metadata": {"name": "web", "creationTimestamp": "2024-01-01T00:00:00Z"},
+            "spec": {"replicas": 3}, "status": {"replicas": 2}});
+        assert_eq!(scale_cells(&scale, now), [json!("web"), json!(3), json!(2), json!("30s")]);
+        assert_eq!(scale_cells(&json!({}), now).len(), SCALE.len());
+    }
 }

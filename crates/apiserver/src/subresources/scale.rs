@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::body::RequestBody;
 use crate::context::Ctx;
+use crate::negotiate::{Accept, Target};
 use crate::options::WriteOptions;
 use crate::registry::Resource;
 use crate::registry::decode::{decode_kind, media, read_body};
@@ -18,6 +19,7 @@ use crate::registry::patch::Patch;
 use crate::registry::write::{Manager, Part};
 use crate::respond::{self, Answer};
 use crate::server::ApiServer;
+use crate::table;
 
 /// The Scale of a workload.
 fn scale_of(object: &Value) -> Value {
@@ -48,6 +50,15 @@ fn scale_of(object: &Value) -> Value {
         status["selector"] = selector.into();
     }
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// A Scale in the form the client accepts.
+fn shown(ctx: &Ctx, scale: Value, accept: &Accept) -> Value {
+    match &accept.target {
+        Target::Object => scale,
+        Target::Table(version) => table::scale(ctx, scale, version),
+        Target::Metadata(version) => respond::partial_metadata(&scale, version),
+    }
 }
 
 /// Puts a Scale's replicas into its workload.
@@ -83,6 +94,7 @@ pub(super) async fn serve(
         let entry = server.entry(resource, &info.namespace, &info.name, "").await?;
         let scale = scale_of(&entry.object());
         ctx.audit_response(&scale);
+        let scale = shown(ctx, scale, &accept);
         return Ok(respond::value_response(200, &scale, &accept, resource));
     }
     let facts = isopod_api::facts::builtin().kind("autoscaling", "v1", "Scale");
@@ -127,5 +139,6 @@ pub(super) async fn serve(
     };
     let scale = scale_of(&updated.object);
     ctx.audit_response(&scale);
+    let scale = shown(ctx, scale, &accept);
     Ok(respond::value_response(200, &scale, &accept, resource))
 }

@@ -28,15 +28,15 @@ pub(super) fn entries(object: &Value, field: &str) -> usize {
 fn validate(object: &Value, _: &Context<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let mut size = 0;
-    let data = object.get("data").and_then(Value::as_object);
+    let binary = object.get("binaryData").and_then(Value::as_object);
     for field in ["data", "binaryData"] {
         for (key, value) in object.get(field).and_then(Value::as_object).into_iter().flatten() {
             let path = Path::new(field).key(key);
             errors.extend(
                 names::is_config_map_key(key).into_iter().map(|m| Error::invalid(&path, key.as_str(), m)),
             );
-            if field == "binaryData" && data.is_some_and(|d| d.contains_key(key)) {
-                errors.push(Error::invalid(&path, key.as_str(), "duplicate of key present in data"));
+            if field == "data" && binary.is_some_and(|b| b.contains_key(key)) {
+                errors.push(Error::invalid(&path, key.as_str(), "duplicate of key present in binaryData"));
             }
             size += value.as_str().map_or(0, |v| if field == "data" { v.len() } else { v.len() / 4 * 3 });
         }
@@ -68,4 +68,29 @@ pub(super) fn immutable(new: &Value, old: &Value, fields: &[&str]) -> ErrorList 
         }
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::check::texts;
+    use serde_json::json;
+
+    #[test]
+    fn faults() {
+        let context = Context::TEST;
+        assert_eq!(
+            texts(&validate(&json!({"data": {"a": "x"}, "binaryData": {"a": "eA=="}}), &context)),
+            ["data[a]: Invalid value: \"a\": duplicate of key present in binaryData"]
+        );
+        let fixed = json!({"data": {"a": "x"}, "immutable": true});
+        assert_eq!(validate_update(&fixed, &fixed, &context), vec![]);
+        assert_eq!(
+            texts(&validate_update(&json!({"data": {"a": "y"}}), &fixed, &context)),
+            [
+                "immutable: Forbidden: field is immutable when `immutable` is set",
+                "data: Forbidden: field is immutable when `immutable` is set",
+            ]
+        );
+    }
 }

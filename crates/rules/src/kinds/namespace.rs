@@ -1,6 +1,7 @@
 //! Namespaces: the phase, and the finalizer that keeps one until it is empty.
 
 use isopod_api::Value;
+use isopod_api::field::{Error, Path};
 use isopod_api::object::child_mut;
 use serde_json::json;
 
@@ -69,6 +70,35 @@ fn phase(namespace: &At<'_>) {
         ("Active", "empty")
     };
     if phase.str() != wanted {
-        phase.invalid(format!("may only be '{wanted}' if `deletionTimestamp` is {how}"));
+        // Clients know the field by this name in faults.
+        let path = Path::new("status").child("Phase");
+        let detail = format!("may only be '{wanted}' if `deletionTimestamp` is {how}");
+        phase.report(Error::invalid(&path, phase.str(), detail));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::check::texts;
+
+    #[test]
+    fn phases() {
+        let fault = |object: Value| texts(&check(&object, |namespace| phase(&namespace)));
+        assert_eq!(fault(json!({"status": {"phase": "Active"}})), Vec::<String>::new());
+        assert_eq!(
+            fault(json!({"status": {"phase": "Terminating"}})),
+            [
+                "status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty"
+            ]
+        );
+        let ending =
+            json!({"metadata": {"deletionTimestamp": "2024-01-01T00:00:00Z"}, "status": {"phase": "Active"}});
+        assert_eq!(
+            fault(ending),
+            [
+                "status.Phase: Invalid value: \"Active\": may only be 'Terminating' if `deletionTimestamp` is not empty"
+            ]
+        );
     }
 }

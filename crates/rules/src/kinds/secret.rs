@@ -55,7 +55,6 @@ fn validate(secret: &Value, _: &Context<'_>) -> ErrorList {
     let required: &[&str] = match str_at(secret, "type") {
         "kubernetes.io/dockercfg" => &[".dockercfg"],
         "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
-        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
         "kubernetes.io/tls" => &["tls.crt", "tls.key"],
         _ => &[],
     };
@@ -76,6 +75,11 @@ fn validate(secret: &Value, _: &Context<'_>) -> ErrorList {
         "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
             errors.push(Error::required(&path.key("username"), ""));
             errors.push(Error::required(&path.key("password"), ""));
+        }
+        "kubernetes.io/ssh-auth"
+            if !data.is_some_and(|d| d.get("ssh-privatekey").is_some_and(|v| v != "")) =>
+        {
+            errors.push(Error::required(&path.key("ssh-privatekey"), ""));
         }
         "kubernetes.io/dockercfg" => json_object(data, ".dockercfg", &mut errors),
         "kubernetes.io/dockerconfigjson" => json_object(data, ".dockerconfigjson", &mut errors),
@@ -137,6 +141,10 @@ mod tests {
                 vec!["metadata.annotations[kubernetes.io/service-account.name]: Required value"],
             ),
             (json!({"type": "Opaque", "data": {"a": "eA=="}}), vec![]),
+            (
+                json!({"type": "kubernetes.io/ssh-auth", "data": {"ssh-privatekey": ""}}),
+                vec!["data[ssh-privatekey]: Required value"],
+            ),
         ] {
             let texts: Vec<String> = validate(&secret, &context).iter().map(ToString::to_string).collect();
             assert_eq!(texts, want);

@@ -1,7 +1,9 @@
 //! Jobs and CronJobs.
 
 mod columns;
+mod indexes;
 mod schedule;
+mod status;
 mod validate;
 
 use isopod_api::Value;
@@ -19,7 +21,7 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         prepare_for_create: prepare_job,
         validate: validate::job,
         validate_update: validate::job_update,
-        validate_status_update: validate::job_status,
+        validate_status_update: status::job_status,
         warnings: |new, old| pod::template_warnings(new, old, "spec.template"),
         selectable: &[("status.successful", "status.succeeded")],
         selectable_absent: &[("status.successful", "0")],
@@ -33,7 +35,7 @@ pub(super) const STRATEGIES: &[&Strategy] = &[
         kind: "CronJob",
         generation: true,
         validate: validate::cron_job,
-        validate_update: |new, _, context| validate::cron_job(new, context),
+        validate_update: validate::cron_job_update,
         warnings: |new, old| pod::template_warnings(new, old, "spec.jobTemplate.spec.template"),
         columns: columns::CRON_JOB,
         row: columns::cron_job,

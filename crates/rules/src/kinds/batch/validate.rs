@@ -7,7 +7,7 @@ use isopod_api::{Value, names};
 use super::schedule;
 use crate::kinds::Context;
 use crate::kinds::bounds::domain_prefixed_path;
-use crate::kinds::check::{At, NOT_NEGATIVE, check, check_update};
+use crate::kinds::check::{At, check, check_update};
 use crate::kinds::podspec::{self, label_selector};
 use crate::kinds::shared::{bool_at, text_map};
 
@@ -224,17 +224,13 @@ pub(super) fn job_update(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList
     errors.extend(check_update(new, old, |new, old| {
         let (spec, before) = (new.field("spec"), old.field("spec"));
         completions(&spec, &before);
-        let fixed = [
-            "podFailurePolicy",
-            "backoffLimitPerIndex",
-            "maxFailedIndexes",
-            "selector",
-            "completionMode",
-            "managedBy",
-            "successPolicy",
-        ];
-        fixed.iter().for_each(|field| spec.field(field).unchanged(&before.field(field)));
+        spec.field("selector").unchanged(&before.field("selector"));
         template_update(&new, &old);
+        for field in
+            ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
+        {
+            spec.field(field).unchanged(&before.field(field));
+        }
     }));
     errors
 }
@@ -242,15 +238,13 @@ pub(super) fn job_update(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList
 /// Jobs with indexes can grow and shrink as long as all their pods run at once.
 fn completions(new: &At<'_>, old: &At<'_>) {
     let completions = new.field("completions");
-    let elastic = new.field("completionMode").str() == "Indexed"
+    if new.field("completionMode").str() != "Indexed" {
+        completions.unchanged(&old.field("completions"));
+    } else if completions.value() != old.field("completions").value()
         && completions.is_set()
-        && completions.value() == new.field("parallelism").value();
-    if completions.value() != old.field("completions").value() {
-        if !elastic {
-            completions.unchanged(&old.field("completions"));
-        } else if completions.int().is_some_and(|c| c < 0) {
-            completions.invalid(NOT_NEGATIVE);
-        }
+        && completions.value() != new.field("parallelism").value()
+    {
+        completions.invalid("can only be modified in tandem with spec.parallelism");
     }
 }
 
@@ -266,9 +260,10 @@ fn template_update(new: &At<'_>, old: &At<'_>) {
         for field in ["labels", "annotations"] {
             take(&mut masked["metadata"], &before.value()["metadata"], field);
         }
-        for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+        for field in ["nodeSelector", "tolerations", "schedulingGates"] {
             take(&mut masked["spec"], &before.value()["spec"], field);
         }
+        take_node_affinity(&mut masked["spec"], &before.value()["spec"]);
         for list in ["containers", "initContainers"] {
             let olds = before.value()["spec"][list].as_array().cloned().unwrap_or_default();
             let news = masked["spec"].get_mut(list).and_then(Value::as_array_mut);
@@ -280,6 +275,17 @@ fn template_update(new: &At<'_>, old: &At<'_>) {
     }
 }
 
+/// Of the affinities, the one to nodes may change.
+fn take_node_affinity(to: &mut Value, from: &Value) {
+    let others = |spec: &Value| {
+        let affinity = spec.get("affinity").and_then(Value::as_object).cloned().unwrap_or_default();
+        affinity.into_iter().filter(|(kind, _)| kind != "nodeAffinity").collect::<isopod_api::Map>()
+    };
+    if others(to) == others(from) {
+        take(to, from, "affinity");
+    }
+}
+
 fn take(to: &mut Value, from: &Value, key: &str) {
     let Some(map) = to.as_object_mut() else { return };
     match from.get(key) {
@@ -288,52 +294,37 @@ fn take(to: &mut Value, from: &Value, key: &str) {
     };
 }
 
-pub(super) fn job_status(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
-    check_update(new, old, |new, _| {
-        let status = new.field("status");
-        for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-            status.field(field).not_negative();
-        }
-        let is = |kind: &str| {
-            let conditions = status.field("conditions");
-            conditions.items().any(|c| c.field("type").str() == kind && c.field("status").str() == "True")
-        };
-        let (complete, failed) = (is("Complete"), is("Failed"));
-        if complete && failed {
-            status.field("conditions").invalid("cannot set Complete=True and Failed=true conditions");
-        }
-        if (complete || failed) && status.field("active").int().unwrap_or(0) > 0 {
-            status.field("active").invalid("active>0 is invalid for finished job");
-        }
-        if status.field("completionTime").is_set() && !complete {
-            status
-                .field("completionTime")
-                .invalid("cannot set completionTime when there is no Complete=True condition");
-        }
-    })
-}
-
 pub(super) fn cron_job(object: &Value, _: &Context<'_>) -> ErrorList {
     check(object, |object| {
         let name = object.field("metadata.name");
         if name.str().len() > CRON_NAME_BYTES_MAX {
             name.invalid(format!("must be no more than {CRON_NAME_BYTES_MAX} characters"));
         }
-        cron_spec(&object.field("spec"));
+        cron_spec(&object.field("spec"), None);
     })
 }
 
-fn cron_spec(spec: &At<'_>) {
+/// Old names that are too long, and time zones in old schedules, are let be.
+pub(super) fn cron_job_update(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
+    check_update(new, old, |new, old| cron_spec(&new.field("spec"), Some(&old.field("spec"))))
+}
+
+fn cron_spec(spec: &At<'_>, old: Option<&At<'_>>) {
     let when = spec.field("schedule");
     if when.needs_text() {
-        if when.str().contains("TZ") {
+        let zoned = when.str().contains("TZ");
+        let old_zoned = old.is_some_and(|old| old.field("schedule").str().contains("TZ"));
+        if zoned && !old_zoned {
             when.invalid("cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
-        } else if let Some(fault) = schedule::fault(when.str()) {
+        } else if zoned && spec.field("timeZone").is_set() {
+            when.invalid("cannot use both timeZone field and TZ or CRON_TZ in schedule");
+        } else if let Some(fault) = schedule::fault(when.str()).filter(|_| !zoned) {
             when.invalid(fault);
         }
     }
     let zone = spec.field("timeZone");
-    if zone.is_set() {
+    let new_zone = old.is_none_or(|old| old.field("timeZone").value() != zone.value());
+    if zone.is_set() && new_zone {
         match zone.str() {
             "" => zone.invalid("timeZone must be nil or non-empty string"),
             text if text.eq_ignore_ascii_case("Local") => {
@@ -351,6 +342,9 @@ fn cron_spec(spec: &At<'_>) {
     spec.field("concurrencyPolicy").needs_one_of(&["Allow", "Forbid", "Replace"]);
     let job = spec.field("jobTemplate.spec");
     job_spec(&job);
+    if job.field("selector").is_set() {
+        job.field("selector").invalid("`selector` will be auto-generated");
+    }
     if job.field("manualSelector").is_true() {
         job.field("manualSelector").one_of(&["nil", "false"]);
     }
@@ -406,9 +400,25 @@ mod tests {
             texts(&job_update(&new, &with(json!({})), &CONTEXT)),
             ["spec.completions: Invalid value: 3: field is immutable"]
         );
+        let indexed = |completions: i64, parallelism: i64| {
+            with(
+                json!({"spec": {"completionMode": "Indexed", "completions": completions, "parallelism": parallelism}}),
+            )
+        };
+        assert_eq!(job_update(&indexed(4, 4), &indexed(3, 3), &CONTEXT), vec![]);
+        assert_eq!(
+            texts(&job_update(&indexed(4, 3), &indexed(3, 3), &CONTEXT)),
+            ["spec.completions: Invalid value: 4: can only be modified in tandem with spec.parallelism"]
+        );
         let moved = with(json!({"spec": {"template": {"spec": {"nodeSelector": {"a": "b"}}}}}));
         assert_eq!(job_update(&moved, &with(json!({})), &CONTEXT).len(), 1);
         assert_eq!(job_update(&moved, &with(json!({"spec": {"suspend": true}})), &CONTEXT), vec![]);
+        let near = |kind: &str| {
+            with(json!({"spec": {"suspend": true, "template": {"spec": {"affinity": {kind: {}}}}}}))
+        };
+        let suspended = with(json!({"spec": {"suspend": true}}));
+        assert_eq!(job_update(&near("nodeAffinity"), &suspended, &CONTEXT), vec![]);
+        assert_eq!(job_update(&near("podAffinity"), &suspended, &CONTEXT).len(), 1);
     }
 
     #[test]

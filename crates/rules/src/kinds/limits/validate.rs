@@ -8,7 +8,7 @@ use isopod_api::{Value, names};
 
 use crate::kinds::Context;
 use crate::kinds::check::{At, check, check_update};
-use crate::kinds::podspec::resource_quantity;
+use crate::kinds::podspec::{known_resource, resource_quantity};
 
 const QUOTA_RESOURCES: &[&str] = &[
     "cpu",
@@ -53,7 +53,7 @@ pub(super) fn quota(object: &Value, _: &Context<'_>) -> ErrorList {
 
 fn hard(hard: &At<'_>) {
     for (name, amount) in hard.entries() {
-        names::is_qualified_name(name).into_iter().for_each(|message| amount.invalid_as(name, message));
+        known_resource(name, &amount);
         let huge = ["hugepages-", "requests.hugepages-"].iter().any(|prefix| name.starts_with(prefix));
         if !name.contains('/') && !huge && !QUOTA_RESOURCES.contains(&name) {
             amount.invalid_as(name, "must be a standard resource for quota");
@@ -219,6 +219,7 @@ mod tests {
         assert_eq!(
             texts(&quota(&object, &context)),
             [
+                "spec.hard[foo]: Invalid value: \"foo\": must be a standard resource type or fully qualified",
                 "spec.hard[foo]: Invalid value: \"foo\": must be a standard resource for quota",
                 "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
                 "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\"]: conflicting scopes",

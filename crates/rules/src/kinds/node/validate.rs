@@ -18,14 +18,15 @@ pub(super) fn node(object: &Value, _: &Context<'_>) -> ErrorList {
 fn rules(node: &At<'_>) {
     let spec = node.field("spec");
     let mut seen = BTreeSet::new();
-    for taint in spec.field("taints").items() {
+    for (i, taint) in spec.field("taints").items().enumerate() {
         let (key, effect) = (taint.field("key"), taint.field("effect"));
         key.must_follow(names::is_qualified_name);
         taint.field("value").follows(names::is_label_value);
         effect.needs_one_of(&["NoSchedule", "PreferNoSchedule", "NoExecute"]);
         if !seen.insert((key.str(), effect.str())) {
-            let at = spec.field("taints").path();
-            taint.report(Error::duplicate(&at, taint.value().clone()));
+            let duplicate = Error::duplicate(&spec.field("taints").path().index(i), taint.value().clone());
+            let detail = "taints must be unique by key and effect pair".to_owned();
+            taint.report(Error { detail, ..duplicate });
         }
     }
     let ranges = spec.field("podCIDRs");
@@ -35,6 +36,8 @@ fn rules(node: &At<'_>) {
     if list.len() > 2 || one_family {
         ranges.invalid("may specify no more than one CIDR for each IP family");
     }
+    let mut ranges_seen = BTreeSet::new();
+    ranges.items().for_each(|range| range.unique(&mut ranges_seen));
     resources(&node.field("status"));
 }
 
@@ -99,7 +102,7 @@ mod tests {
         assert_eq!(
             texts(&node(&object, &Context::TEST)),
             [
-                "spec.taints: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}",
+                "spec.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints must be unique by key and effect pair",
                 "spec.taints[2].effect: Unsupported value: \"X\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
                 "spec.podCIDRs: Invalid value: [\"10.0.0.0/24\",\"10.0.1.0/24\"]: may specify no more than one CIDR for each IP family",
                 "status.capacity[pods]: Invalid value: \"-1\": must be greater than or equal to 0",

@@ -1,5 +1,6 @@
 //! Pods and PodTemplates: initial status, graceful deletion, and what may be written when.
 
+mod annotations;
 mod columns;
 mod labels;
 mod qos;
@@ -103,6 +104,7 @@ fn graceful_seconds(pod: &Value, asked: Option<i64>) -> Option<i64> {
 fn validate(pod: &Value, _: &Context<'_>) -> ErrorList {
     check(pod, |pod| {
         rules(&pod);
+        annotations::deletion_cost(&pod);
         let spec = pod.field("spec");
         if !spec.field("ephemeralContainers").is_empty() {
             spec.field("ephemeralContainers").forbidden("cannot be set on create");
@@ -116,13 +118,16 @@ fn validate(pod: &Value, _: &Context<'_>) -> ErrorList {
 /// What every pod obeys, new or changed.
 fn rules(pod: &At<'_>) {
     podspec::spec_rules(&pod.field("spec"), Owner::Pod);
-    // A pod's own annotation for mirror pods names the pod it mirrors.
+    annotations::rules(pod);
     let spec = pod.field("spec");
-    if pod.field("metadata.annotations").entry("kubernetes.io/config.mirror").is_set()
-        && spec.field("nodeName").is_empty()
-    {
-        let annotation = pod.field("metadata.annotations").entry("kubernetes.io/config.mirror");
-        annotation.invalid("must set spec.nodeName if mirror pod annotation is set");
+    if !spec.field("serviceAccountName").is_empty() {
+        return;
+    }
+    for source in spec.field("volumes").items().flat_map(|volume| volume.field("projected.sources").items()) {
+        let token = source.field("serviceAccountToken");
+        if token.is_set() {
+            token.forbidden("must not be specified when serviceAccountName is not set");
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Updates of a pod's status.
 
-use isopod_api::Value;
-use isopod_api::field::ErrorList;
+use std::collections::BTreeSet;
+
+use isopod_api::field::{Error, ErrorList, Path};
 use isopod_api::object::child_mut;
+use isopod_api::{Value, names};
 
 use crate::kinds::Context;
 use crate::kinds::check::{At, check_update};
@@ -27,10 +29,13 @@ pub(super) fn prepare(new: &mut Value, old: &Value, _: &Context<'_>) {
 pub(super) fn validate(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
     check_update(new, old, |new, old| {
         let (status, before) = (new.field("status"), old.field("status"));
+        super::annotations::changes(&new, &old);
+        conditions(&status);
+        claims(&new);
         if before.field("qosClass").is_set() {
             status.field("qosClass").unchanged(&before.field("qosClass"));
         }
-        status.field("nominatedNodeName").follows(isopod_api::names::is_dns1123_subdomain);
+        status.field("nominatedNodeName").follows(names::is_dns1123_subdomain);
         if new.field("spec.restartPolicy").str() != "Always" {
             let on_failure = new.field("spec.restartPolicy").str() == "OnFailure";
             for (list, specs) in
@@ -46,8 +51,39 @@ pub(super) fn validate(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
                 );
             }
         }
+        // Ephemeral containers are never restarted.
+        let list = "ephemeralContainerStatuses";
+        stays_ended(&status.field(list), &before.field(list), &new.field("spec.none"), false, false);
         addresses(&status);
     })
+}
+
+/// Conditions of others' making have qualified names.
+fn conditions(status: &At<'_>) {
+    for (i, condition) in status.field("conditions").items().enumerate() {
+        let kind = condition.field("type").str();
+        if matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
+            continue;
+        }
+        let path = Path::new("metadata").child("conditions").index(i).child("Type");
+        for message in names::is_qualified_name(kind) {
+            status.report(Error::invalid(&path, kind, message));
+        }
+    }
+}
+
+/// Claims made for the pod are those it asks for, each once.
+fn claims(pod: &At<'_>) {
+    let asked = pod.field("spec.resourceClaims").list();
+    let mut seen = BTreeSet::new();
+    for status in pod.field("status.resourceClaimStatuses").items() {
+        let name = status.field("name");
+        if !asked.iter().any(|claim| str_at(claim, "name") == name.str()) {
+            name.invalid("must match the name of an entry in `spec.resourceClaims`");
+        }
+        name.unique(&mut seen);
+        status.field("resourceClaimName").follows(names::is_dns1123_subdomain);
+    }
 }
 
 /// A container that has ended for good does not run again.
@@ -71,13 +107,26 @@ fn stays_ended(new: &At<'_>, old: &At<'_>, specs: &At<'_>, on_failure: bool, ini
 }
 
 fn addresses(status: &At<'_>) {
+    let first = status.field("hostIPs").items().next();
+    if let Some(first) =
+        first.map(|host| host.field("ip")).filter(|ip| ip.str() != status.field("hostIP").str())
+    {
+        first.invalid("must be equal to `hostIP`");
+    }
     for list in ["podIPs", "hostIPs"] {
         let list = status.field(list);
-        list.items().for_each(|item| item.field("ip").must_follow(ip_address));
+        for item in list.items() {
+            let ip = item.field("ip").str();
+            ip_address(ip).into_iter().for_each(|message| item.invalid_as(ip, message));
+        }
         let ips: Vec<&str> = list.list().iter().map(|item| str_at(item, "ip")).collect();
         let one_family = ips.len() == 2 && ips[0].contains(':') == ips[1].contains(':');
         if ips.len() > 2 || one_family {
             list.invalid("may specify no more than one IP for each IP family");
+        }
+        let mut seen = BTreeSet::new();
+        for item in list.items().filter(|item| !seen.insert(item.field("ip").str())) {
+            item.duplicate();
         }
     }
 }

@@ -3,25 +3,25 @@
 use isopod_api::Value;
 use isopod_api::field::ErrorList;
 
+use super::annotations;
 use super::qos::qos_class;
 use crate::kinds::Context;
 use crate::kinds::check::{At, check_update};
-use crate::kinds::shared::{at, str_at};
+use crate::kinds::shared::str_at;
 
 /// Validates the pod that the subresource's handler has made of the request.
 pub(super) fn validate(new: &Value, old: &Value, context: &Context<'_>) -> ErrorList {
     check_update(new, old, |new, old| match context.subresource {
         "ephemeralcontainers" => {
             super::rules(&new);
-            if at(new.value(), "metadata.annotations")
-                .and_then(|a| a.get("kubernetes.io/config.mirror"))
-                .is_some()
-            {
+            annotations::changes(&new, &old);
+            if old.field("metadata.annotations").entry(annotations::MIRROR).is_set() {
                 new.field("metadata").forbidden("static pods do not support ephemeral containers");
             }
         }
         "resize" => {
             super::rules(&new);
+            annotations::changes(&new, &old);
             resize(&new, &old);
         }
         _ => {}

@@ -77,6 +77,7 @@ fn containers() {
             spec.containers[0].volumeMounts[0].name: Not found: "w"
             spec.containers[0].volumeMounts[0].subPath: Invalid value: "../b": must not contain '..'
             spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/a": must be unique
+            spec.containers[0].resources.requests[foo]: Invalid value: "foo": must be a standard resource type or fully qualified
             spec.containers[0].resources.requests[foo]: Invalid value: "foo": must be a standard resource for containers
             spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources
             spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1
@@ -143,8 +144,113 @@ fn changed_pods() {
         json!({"spec": {"schedulingGates": [{"name": "a"}], "nodeSelector": {"x": "y"}}}),
         json!({"spec": {"schedulingGates": [{"name": "b"}], "nodeSelector": {"x": "z"}}}),
         expect![[r#"
-            spec.schedulingGates[0]: Forbidden: only deletion is allowed, but found new scheduling gate 'b'
+            spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'b'
             spec.nodeSelector: Invalid value: {"x":"z"}: only additions to spec.nodeSelector are allowed (no mutations or deletions)"#]],
+    );
+}
+
+#[test]
+fn annotations_that_stay() {
+    let with = |key: &str, value: Value| json!({"metadata": {"annotations": {key: value}}, "spec": {"nodeName": "n"}});
+    let plain = || json!({"spec": {"nodeName": "n"}});
+    let mirror = "kubernetes.io/config.mirror";
+    change(
+        plain(),
+        with(mirror, json!("x")),
+        expect![
+            "metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not add mirror pod annotation"
+        ],
+    );
+    for new in [with(mirror, json!("y")), plain()] {
+        change(
+            with(mirror, json!("x")),
+            new,
+            expect![
+                "metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not remove or update mirror pod annotation"
+            ],
+        );
+    }
+    let status = |new, old| texts(&status::validate(&pod(new), &pod(old), &context("status")));
+    assert_eq!(status(with(mirror, json!("x")), plain()).len(), 1);
+    let cost = "controller.kubernetes.io/pod-deletion-cost";
+    for (value, good) in
+        [("0", true), ("-5", true), ("100", true), ("+1", false), ("08", false), ("x", false)]
+    {
+        let faults = texts(&validate(&pod(with(cost, json!(value))), &context("")));
+        assert_eq!(faults.is_empty(), good, "{value}: {faults:?}");
+    }
+    change(with(cost, json!("x")), with(cost, json!("y")), expect![[""]]);
+    change(
+        plain(),
+        with(cost, json!("y")),
+        expect![[
+            r#"metadata.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: "y": must be a 32bit integer"#
+        ]],
+    );
+}
+
+#[test]
+fn addresses_of_statuses() {
+    let status = |status: Value| {
+        let of = |status: Value| pod(json!({"status": status}));
+        texts(&status::validate(&of(status), &of(json!({})), &context("status")))
+    };
+    assert_eq!(
+        status(json!({"hostIP": "1.2.3.4", "hostIPs": [{"ip": "1.2.3.4"}], "podIPs": [{"ip": "fd00::1"}]})),
+        [""; 0]
+    );
+    assert_eq!(
+        status(json!({"hostIP": "1.2.3.4", "hostIPs": [{"ip": "1.2.3.5"}], "podIPs": [{"ip": "x"}]})),
+        [
+            "status.hostIPs[0].ip: Invalid value: \"1.2.3.5\": must be equal to `hostIP`",
+            "status.podIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ]
+    );
+    assert_eq!(
+        status(json!({"podIPs": [{"ip": "1.2.3.4"}, {"ip": "1.2.3.4"}]})),
+        [
+            "status.podIPs: Invalid value: [{\"ip\":\"1.2.3.4\"},{\"ip\":\"1.2.3.4\"}]: may specify no more than one IP for each IP family",
+            "status.podIPs[1]: Duplicate value: {\"ip\":\"1.2.3.4\"}",
+        ]
+    );
+}
+
+#[test]
+fn tokens_need_an_account() {
+    let token = json!([{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 3600}}]}}]);
+    create(json!({"spec": {"volumes": token, "serviceAccountName": "a"}}), expect![[""]]);
+    create(
+        json!({"spec": {"volumes": token}}),
+        expect![
+            "spec.volumes[0].projected.sources[0].serviceAccountToken: Forbidden: must not be specified when serviceAccountName is not set"
+        ],
+    );
+}
+
+#[test]
+fn statuses() {
+    let status = |new: Value, old: Value| {
+        let of =
+            |status: Value| pod(json!({"spec": {"resourceClaims": [{"name": "gpu"}]}, "status": status}));
+        texts(&status::validate(&of(new), &of(old), &context("status")))
+    };
+    assert_eq!(
+        status(
+            json!({"conditions": [{"type": "Ready"}, {"type": "a.b/c"}, {"type": "no good"}],
+                "resourceClaimStatuses": [{"name": "gpu", "resourceClaimName": "p-gpu"}, {"name": "x"}]}),
+            json!({})
+        )
+        .iter()
+        .map(|fault| fault.split(": ").next().unwrap_or_default())
+        .collect::<Vec<_>>(),
+        ["metadata.conditions[2].Type", "status.resourceClaimStatuses[1].name"]
+    );
+    let ephemeral = |state: Value| json!({"ephemeralContainerStatuses": [{"name": "e", "state": state}]});
+    assert_eq!(
+        status(ephemeral(json!({"running": {}})), ephemeral(json!({"terminated": {"exitCode": 1}}))),
+        [
+            "status.ephemeralContainerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"
+        ]
     );
 }
 

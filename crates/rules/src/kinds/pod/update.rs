@@ -13,6 +13,7 @@ const UPDATABLE: &str = "pod updates may not change fields other than `spec.cont
 pub(super) fn validate(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
     check_update(new, old, |new, old| {
         super::rules(&new);
+        super::annotations::changes(&new, &old);
         let (spec, before) = (new.field("spec"), old.field("spec"));
         for list in ["containers", "initContainers"] {
             if spec.field(list).len() != before.field(list).len() {
@@ -56,7 +57,7 @@ fn gates(new: &At<'_>, old: &At<'_>) {
         let name = gate.field("name").str();
         if !old.list().iter().any(|o| str_at(o, "name") == name) {
             let detail = format!("only deletion is allowed, but found new scheduling gate '{name}'");
-            gate.forbidden(detail);
+            gate.field("name").forbidden(detail);
         }
     }
 }

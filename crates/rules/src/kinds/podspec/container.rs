@@ -68,8 +68,8 @@ pub(in crate::kinds) fn ephemeral_containers(spec: &At<'_>, volumes: &Volumes<'_
         return;
     }
     let mut names = container_names(&spec.field("containers"));
-    let targets = names.clone();
     names.extend(container_names(&spec.field("initContainers")));
+    let targets = names.clone();
     for container in ephemeral.items() {
         common(&container, spec, volumes);
         container.field("name").unique(&mut names);
@@ -306,16 +306,24 @@ fn devices(container: &At<'_>, volumes: &Volumes<'_>) {
 
 fn resize_policy(policies: &At<'_>, pod_restarts: &str) {
     let mut seen = BTreeSet::new();
-    for policy in policies.items() {
-        let name = policy.field("resourceName");
-        if !seen.insert(name.str()) {
-            policy.report(Error::duplicate(&policy.path(), name.str()));
+    // Faults of an entry are told of the list.
+    let path = policies.path();
+    let needs = |value: &str, supported: &[&str]| {
+        if value.is_empty() {
+            policies.required("");
+        } else if !supported.contains(&value) {
+            policies.report(Error::not_supported(&path, value, supported));
         }
-        name.needs_one_of(&["cpu", "memory"]);
-        let restarts = policy.field("restartPolicy");
-        restarts.needs_one_of(&["NotRequired", "RestartContainer"]);
-        if pod_restarts == "Never" && restarts.str() == "RestartContainer" {
-            restarts.invalid("must be 'NotRequired' when `restartPolicy` is 'Never'");
+    };
+    for policy in policies.items() {
+        let (name, restarts) = (policy.field("resourceName").str(), policy.field("restartPolicy").str());
+        if !seen.insert(name) {
+            policy.report(Error::duplicate(&policy.path(), name));
+        }
+        needs(name, &["cpu", "memory"]);
+        needs(restarts, &["NotRequired", "RestartContainer"]);
+        if pod_restarts == "Never" && restarts != "NotRequired" {
+            policies.invalid_as(restarts, "must be 'NotRequired' when `restartPolicy` is 'Never'");
         }
     }
 }

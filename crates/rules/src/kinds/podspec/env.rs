@@ -28,14 +28,9 @@ const RESOURCES: &[&str] = &[
     "requests.ephemeral-storage",
     "requests.memory",
 ];
-const DIVISORS: [(&str, &[&str], &str); 2] = [
-    ("cpu", &["1m", "1"], "only divisor's values 1m and 1 are supported with the cpu resource"),
-    (
-        "memory",
-        &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"],
-        "only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource",
-    ),
-];
+const CPU_DIVISORS: &[&str] = &["1m", "1"];
+const BYTE_DIVISORS: &[&str] =
+    &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
 
 /// Validates `env`.
 pub(super) fn variables(variables: &At<'_>) {
@@ -59,7 +54,7 @@ fn value_from(variable: &At<'_>) {
         resource_selector(resource, false);
     }
     for reference in [config_map, secret].into_iter().filter(|r| r.is_set()) {
-        reference.field("name").needs_text();
+        reference.field("name").must_follow(names::is_dns1123_subdomain);
         reference.field("key").needs(names::is_config_map_key);
     }
     if file.is_set() {
@@ -141,11 +136,16 @@ fn resource_selector(selector: &At<'_>, in_volume: bool) {
         return;
     }
     let (_, kind) = resource.str().split_once('.').unwrap_or_default();
-    let kind = if kind == "cpu" { "cpu" } else { "memory" };
-    for (name, allowed, detail) in DIVISORS {
-        if name == kind && !allowed.iter().any(|a| a.parse().ok() == divisor.quantity()) {
-            divisor.invalid_as(resource.str(), detail);
-        }
+    let (allowed, shown, what) = match kind {
+        "cpu" => (CPU_DIVISORS, CPU_DIVISORS.join(" and "), "cpu"),
+        "memory" => (BYTE_DIVISORS, BYTE_DIVISORS.join(", "), "memory"),
+        "ephemeral-storage" => (BYTE_DIVISORS, BYTE_DIVISORS.join(", "), "local ephemeral storage"),
+        kind if kind.starts_with("hugepages-") => (BYTE_DIVISORS, BYTE_DIVISORS.join(", "), "hugepages"),
+        _ => return,
+    };
+    if !allowed.iter().any(|a| a.parse().ok() == divisor.quantity()) {
+        let detail = format!("only divisor's values {shown} are supported with the {what} resource");
+        divisor.invalid_as(resource.str(), detail);
     }
 }
 
@@ -166,5 +166,46 @@ pub(super) fn downward_items(items: &At<'_>) {
             (false, false) => items.required("one of fieldRef and resourceFieldRef is required"),
         }
         super::volume::mode(&item.field("mode"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::check::{check, texts};
+    use serde_json::json;
+
+    #[test]
+    fn faults() {
+        let of = |resource: &str, divisor: &str| {
+            let selector = json!({"resource": resource, "divisor": divisor});
+            texts(&check(&json!({"s": selector}), |object| resource_selector(&object.field("s"), false)))
+        };
+        for (resource, divisor) in [
+            ("limits.cpu", "1m"),
+            ("limits.memory", "1Mi"),
+            ("limits.cpu", "0"),
+            ("requests.hugepages-2Mi", "1"),
+        ] {
+            assert_eq!(of(resource, divisor), Vec::<String>::new());
+        }
+        assert_eq!(
+            of("limits.cpu", "2"),
+            [
+                "s.divisor: Invalid value: \"limits.cpu\": only divisor's values 1m and 1 are supported with the cpu resource"
+            ]
+        );
+        assert_eq!(
+            of("requests.ephemeral-storage", "3"),
+            [
+                "s.divisor: Invalid value: \"requests.ephemeral-storage\": only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the local ephemeral storage resource"
+            ]
+        );
+        let reference = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "", "key": "k"}}}]);
+        let found = texts(&check(&json!({"env": reference}), |object| variables(&object.field("env"))));
+        assert!(
+            found[0].starts_with("env[0].valueFrom.configMapKeyRef.name: Invalid value: \"\": "),
+            "{found:?}"
+        );
     }
 }

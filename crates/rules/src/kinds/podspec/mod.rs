@@ -22,7 +22,7 @@ use super::meta;
 pub(super) use affinity::{label_selector, node_selector};
 pub(super) use dns::ip_address;
 pub(super) use handler::port_or_name;
-pub(super) use resources::quantity as resource_quantity;
+pub(super) use resources::{known_name as known_resource, quantity as resource_quantity};
 pub(super) use spread::tolerations;
 pub(super) use volume::{access_modes, claim_spec};
 
@@ -95,9 +95,10 @@ pub(super) fn spec_rules(spec: &At<'_>, owner: Owner) {
 fn scheduling_gates(gates: &At<'_>) {
     let mut seen = BTreeSet::new();
     for gate in gates.items() {
-        gate.field("name").must_follow(names::is_qualified_name);
-        if !seen.insert(gate.field("name").str()) {
-            gate.report(Error::duplicate(&gate.path(), gate.field("name").str()));
+        let name = gate.field("name").str();
+        names::is_qualified_name(name).into_iter().for_each(|message| gate.invalid_as(name, message));
+        if !seen.insert(name) {
+            gate.report(Error::duplicate(&gate.path(), name));
         }
     }
 }

@@ -11,6 +11,17 @@ use crate::kinds::check::{At, NOT_NEGATIVE};
 const HUGE_PAGES: &str = "hugepages-";
 /// Resources of containers that are not named by a domain.
 const STANDARD: &[&str] = &["cpu", "memory", "ephemeral-storage"];
+/// All resources that are not named by a domain, for containers, quotas and volumes.
+const KNOWN: &[&str] = &[
+    "requests.cpu",
+    "requests.memory",
+    "requests.ephemeral-storage",
+    "requests.storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "storage",
+];
 /// Resources that are counted.
 const COUNTED: &[&str] = &[
     "pods",
@@ -50,9 +61,23 @@ pub(in crate::kinds) fn quantity(name: &str, amount: &At<'_>) {
     }
 }
 
+/// A name that says what it is by itself or by its domain.
+pub(in crate::kinds) fn known_name(name: &str, amount: &At<'_>) {
+    let wrong = names::is_qualified_name(name);
+    let huge = name.strip_prefix("requests.").unwrap_or(name).starts_with(HUGE_PAGES);
+    if wrong.is_empty()
+        && !name.contains('/')
+        && !huge
+        && ![STANDARD, KNOWN, COUNTED].iter().any(|list| list.contains(&name))
+    {
+        amount.invalid_as(name, "must be a standard resource type or fully qualified");
+    }
+    wrong.into_iter().for_each(|message| amount.invalid_as(name, message));
+}
+
 /// An amount of a resource that containers can ask for.
 pub(super) fn container_resource(name: &str, amount: &At<'_>) {
-    names::is_qualified_name(name).into_iter().for_each(|message| amount.invalid_as(name, message));
+    known_name(name, amount);
     if !name.contains('/') {
         if !STANDARD.contains(&name) && !name.starts_with(HUGE_PAGES) {
             amount.invalid_as(name, "must be a standard resource for containers");
@@ -66,7 +91,8 @@ pub(super) fn container_resource(name: &str, amount: &At<'_>) {
         && size.value() > 0
         && quantity.value() % size.value() != 0
     {
-        amount.invalid_as(quantity.to_string(), format!("must be a multiple of {size}"));
+        let detail = format!("{quantity} is not positive integer multiple of {name}");
+        amount.invalid_as(quantity.to_string(), detail);
     }
 }
 

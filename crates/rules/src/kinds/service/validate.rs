@@ -16,6 +16,11 @@ use crate::kinds::podspec::{ip_address, port_or_name};
 
 const ONCE_SET: &str = "may not change once set";
 const LOAD_BALANCER_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+/// Where endpoints are hinted to, by its present and its former name.
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+/// Who may reach a load balancer, from before there was a field.
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// Longest time that a client keeps to a pod, in seconds.
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
 /// Kubelets' own port, which must not be exposed by accident.
@@ -24,12 +29,32 @@ const KUBELET_PORT: i64 = 10250;
 pub(super) fn service(object: &Value, _: &Context<'_>) -> ErrorList {
     check(object, |service| {
         let spec = service.field("spec");
+        annotations(&service);
         rules(&spec);
         let class = spec.field("loadBalancerClass");
         if class.is_set() {
             load_balancer_class(&class, &spec);
         }
     })
+}
+
+/// Annotations that are older or newer names of fields.
+fn annotations(service: &At<'_>) {
+    let annotations = service.field("metadata.annotations");
+    let (mode, hints) = (annotations.entry(TOPOLOGY_MODE), annotations.entry(TOPOLOGY_HINTS));
+    if mode.is_set() && hints.is_set() && mode.str() != hints.str() {
+        mode.invalid(format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified"));
+    }
+    let ranges = annotations.entry(SOURCE_RANGES);
+    if !ranges.is_set() || !service.field("spec.loadBalancerSourceRanges").is_empty() {
+        return;
+    }
+    if service.field("spec.type").str() != "LoadBalancer" {
+        ranges.forbidden(LOAD_BALANCER_ONLY);
+    }
+    for range in ranges.str().split(',').map(str::trim).filter(|_| !ranges.str().trim().is_empty()) {
+        cidr(range).into_iter().for_each(|message| ranges.invalid_as(range, message));
+    }
 }
 
 fn is_headless(spec: &At<'_>) -> bool {
@@ -197,11 +222,15 @@ fn addresses(spec: &At<'_>) {
 fn load_balancer(spec: &At<'_>) {
     let balanced = spec.field("type").str() == "LoadBalancer";
     let ranges = spec.field("loadBalancerSourceRanges");
+    // Clients know the field by this name in faults.
+    let path = spec.path().child("LoadBalancerSourceRanges");
     if !balanced && !ranges.is_empty() {
-        ranges.forbidden(LOAD_BALANCER_ONLY);
+        ranges.report(Error::forbidden(&path, LOAD_BALANCER_ONLY));
     }
-    for range in ranges.items() {
-        cidr(range.str().trim()).into_iter().for_each(|message| range.invalid(message));
+    for (i, range) in ranges.texts().enumerate() {
+        for message in cidr(range.trim()) {
+            ranges.report(Error::invalid(&path.index(i), range.trim(), message));
+        }
     }
     let allocate = spec.field("allocateLoadBalancerNodePorts");
     if !balanced && allocate.is_set() {
@@ -234,9 +263,10 @@ fn traffic(spec: &At<'_>) {
     let health = spec.field("healthCheckNodePort");
     let wanted = spec.field("type").str() == "LoadBalancer" && policy.str() == "Local";
     if health.int().unwrap_or(0) != 0 && !wanted {
-        health.forbidden(
-            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
-        );
+        health
+            .invalid("may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'");
+    } else if health.int().unwrap_or(0) != 0 {
+        health.within(1, 65535);
     }
     spec.field("internalTrafficPolicy").one_of(&["Cluster", "Local"]);
     spec.field("trafficDistribution").one_of(&["PreferClose", "PreferSameNode", "PreferSameZone"]);
@@ -245,32 +275,46 @@ fn traffic(spec: &At<'_>) {
 pub(super) fn service_update(new: &Value, old: &Value, _: &Context<'_>) -> ErrorList {
     check_update(new, old, |new, old| {
         let (spec, before) = (new.field("spec"), old.field("spec"));
+        annotations(&new);
         rules(&spec);
         let both_have = [&spec, &before].iter().all(|s| s.field("type").str() != "ExternalName");
-        if both_have {
-            primary_stays(&spec, &before, "clusterIPs");
-            primary_stays(&spec, &before, "ipFamilies");
+        let headless = (is_headless(&spec), is_headless(&before));
+        if both_have && headless != (true, true) {
+            allocation_stays(&spec, &before, "clusterIPs", "clusterIP");
+        }
+        if both_have && headless == (false, false) {
+            allocation_stays(&spec, &before, "ipFamilies", "ipFamily");
         }
         class_stays(&spec, &before);
         if needs_health_check_port(new.value()) && needs_health_check_port(old.value()) {
             let (health, was) = (spec.field("healthCheckNodePort"), before.field("healthCheckNodePort"));
             if was.int().unwrap_or(0) != 0 && health.value() != was.value() {
-                health.invalid("field is immutable");
+                health.forbidden("field is immutable");
             }
         }
     })
 }
 
-fn primary_stays(new: &At<'_>, old: &At<'_>, list: &'static str) {
+/// The first of what was allocated stays; a second may come, and go with the policy that says so.
+fn allocation_stays(new: &At<'_>, old: &At<'_>, list: &'static str, what: &str) {
     let (now, was) = (new.field(list), old.field(list));
-    let Some(before) = was.texts().next() else { return };
-    match now.items().next() {
-        Some(first) if first.str() != before => first.invalid_as(now.value().clone(), ONCE_SET),
-        None => {
-            let at = now.path().index(0);
-            now.report(Error::invalid(&at, now.value().clone(), ONCE_SET));
-        }
-        Some(_) => {}
+    let (ours, before): (Vec<&str>, Vec<&str>) = (now.texts().collect(), was.texts().collect());
+    let wrong = |i: usize, detail: &str| {
+        now.report(Error::invalid(&now.path().index(i), now.value().clone(), detail))
+    };
+    if ours.len() == before.len() {
+        (0..ours.len()).filter(|i| ours[*i] != before[*i]).for_each(|i| wrong(i, ONCE_SET));
+        return;
+    }
+    if ours.is_empty() {
+        return wrong(0, &format!("primary {what} can not be unset"));
+    }
+    if before.first().is_some_and(|primary| *primary != ours[0]) {
+        wrong(0, ONCE_SET);
+    }
+    let policy = new.field("ipFamilyPolicy");
+    if ours.len() == 1 && before.len() > 1 && policy.str() != "SingleStack" {
+        policy.invalid(format!("must be set to 'SingleStack' when releasing the secondary {what}"));
     }
 }
 
@@ -352,6 +396,14 @@ mod tests {
                     "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
                 ],
             ),
+            (
+                json!({"healthCheckNodePort": 5, "loadBalancerSourceRanges": [" 10.0.0.0/8 ", "x"]}),
+                vec![
+                    "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                    "spec.LoadBalancerSourceRanges[1]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+                    "spec.healthCheckNodePort: Invalid value: 5: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+                ],
+            ),
         ] {
             // The path of a fault joins the fields that were stepped through.
             assert_eq!(texts(&service(&with(spec), &CONTEXT)), want);
@@ -366,5 +418,34 @@ mod tests {
             ["spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"]
         );
         assert_eq!(service_update(&ips("10.0.0.1"), &ips("10.0.0.1"), &CONTEXT), vec![]);
+        let dual = |ips: Value, families: Value, policy: &str| {
+            with(
+                json!({"clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": families, "ipFamilyPolicy": policy}),
+            )
+        };
+        let both = dual(json!(["10.0.0.1", "fd00::1"]), json!(["IPv4", "IPv6"]), "PreferDualStack");
+        let one = |policy| dual(json!(["10.0.0.1"]), json!(["IPv4"]), policy);
+        assert_eq!(service_update(&both, &one("SingleStack"), &CONTEXT), vec![]);
+        assert_eq!(service_update(&one("SingleStack"), &both, &CONTEXT), vec![]);
+        assert_eq!(
+            texts(&service_update(&one("PreferDualStack"), &both, &CONTEXT)),
+            [
+                "spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\": must be set to 'SingleStack' when releasing the secondary clusterIP",
+                "spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\": must be set to 'SingleStack' when releasing the secondary ipFamily",
+            ]
+        );
+        assert_eq!(
+            texts(&service_update(&with(json!({})), &ips("10.0.0.1"), &CONTEXT)),
+            ["spec.clusterIPs[0]: Invalid value: null: primary clusterIP can not be unset"]
+        );
+        let balanced = |port: i64| {
+            with(
+                json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": port}),
+            )
+        };
+        assert_eq!(
+            texts(&service_update(&balanced(2), &balanced(1), &CONTEXT)),
+            ["spec.healthCheckNodePort: Forbidden: field is immutable"]
+        );
     }
 }

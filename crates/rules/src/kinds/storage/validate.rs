@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use isopod_api::field::{Error, ErrorList};
+use isopod_api::field::{Error, ErrorList, Path};
 use isopod_api::{Map, Value, names};
 
 use crate::kinds::Context;
@@ -129,8 +129,13 @@ pub(super) fn volume_update(new: &Value, old: &Value, _: &Context<'_>) -> ErrorL
 
 fn attributes_class_update(new: &At<'_>, old: &At<'_>) {
     let (class, before) = (new.field("volumeAttributesClassName"), old.field("volumeAttributesClassName"));
-    if !before.is_empty() && class.is_empty() {
+    if !before.is_set() || class.value() == before.value() {
+        return;
+    }
+    if !class.is_set() {
         class.forbidden("update from non-nil value to nil is forbidden");
+    } else if class.is_empty() {
+        class.forbidden("update from non-nil value to an empty string is forbidden");
     }
 }
 
@@ -151,24 +156,53 @@ pub(super) fn claim_update(new: &Value, old: &Value, _: &Context<'_>) -> ErrorLi
         let (mut now, mut was) = (without(&spec, &ignored), without(&before, &ignored));
         if bound {
             for side in [&mut now, &mut was] {
-                if let Some(resources) = side.get_mut("resources").and_then(Value::as_object_mut) {
-                    resources.remove("requests");
-                }
+                let requests = side.get_mut("resources").and_then(|r| r.get_mut("requests"));
+                requests.and_then(Value::as_object_mut).map(|requests| requests.remove("storage"));
             }
         }
-        if now.get("storageClassName") != was.get("storageClassName")
-            && !was.contains_key("storageClassName")
-            && !bound
-        {
-            // A claim that waited for a default class gets it.
+        if !was.contains_key("storageClassName") && fits_annotation(&new, &old) {
+            // A claim that waited for a default class gets it; the field takes over from the annotation.
             now.remove("storageClassName");
+        } else {
+            class_annotation_stays(&new, &old);
         }
         if now != was {
             spec.forbidden("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims");
         }
         shrink(&spec, &before, &old);
+        if spec.field("volumeMode").value() != before.field("volumeMode").value() {
+            let path = Path::new("volumeMode");
+            spec.report(Error::invalid(
+                &path,
+                spec.field("volumeMode").value().clone(),
+                "field is immutable",
+            ));
+        }
         attributes_class_update(&spec, &before);
     })
+}
+
+/// The annotation for the class of a claim, from before there was a field.
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+
+fn class_annotation<'v>(claim: &At<'v>) -> At<'v> {
+    claim.field("metadata.annotations").entry(CLASS_ANNOTATION)
+}
+
+/// Whether a class that is set now is the one that the old annotation named, if it did.
+fn fits_annotation(new: &At<'_>, old: &At<'_>) -> bool {
+    let (class, named) = (new.field("spec.storageClassName"), class_annotation(old));
+    let kept = class_annotation(new);
+    class.is_set()
+        && (!named.is_set() || (class.str() == named.str() && (!kept.is_set() || kept.str() == named.str())))
+}
+
+fn class_annotation_stays(new: &At<'_>, old: &At<'_>) {
+    let (now, was) = (class_annotation(new), class_annotation(old));
+    if now.str() != was.str() {
+        let path = Path::new("metadata").child("annotations").child(CLASS_ANNOTATION);
+        new.report(Error::invalid(&path, now.str(), "field is immutable"));
+    }
 }
 
 /// A claim grows; it shrinks only back to what it has already.
@@ -178,7 +212,7 @@ fn shrink(new: &At<'_>, old: &At<'_>, stored: &At<'_>) {
     let capacity = stored.field("status.capacity").entry("storage").quantity();
     if let (Some(now), Some(before)) = (storage.quantity(), before)
         && now < before
-        && capacity.is_none_or(|capacity| now <= capacity)
+        && capacity.is_some_and(|capacity| now <= capacity)
     {
         let at = new.field("resources.requests.storage");
         at.forbidden("field can not be less than status.capacity");
@@ -435,6 +469,45 @@ mod tests {
                 "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
             ]
         );
+    }
+
+    #[test]
+    fn classes_of_claims_are_filled_in_once() {
+        let claim = |class: Option<&str>, annotation: Option<&str>| {
+            let mut claim = json!({"metadata": {"annotations": {}}, "status": {"phase": "Bound"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+            if let Some(class) = class {
+                claim["spec"]["storageClassName"] = class.into();
+            }
+            if let Some(class) = annotation {
+                claim["metadata"]["annotations"][CLASS_ANNOTATION] = class.into();
+            }
+            claim
+        };
+        let faults = |new: Value, old: Value| claim_update(&new, &old, &CONTEXT).len();
+        assert_eq!(faults(claim(Some("a"), None), claim(None, None)), 0);
+        assert_eq!(faults(claim(Some("a"), None), claim(None, Some("a"))), 0);
+        assert_eq!(faults(claim(Some("b"), Some("a")), claim(None, Some("a"))), 1);
+        assert_eq!(faults(claim(Some("b"), None), claim(Some("a"), None)), 1);
+        assert_eq!(
+            texts(&claim_update(&claim(None, Some("b")), &claim(None, Some("a")), &CONTEXT)),
+            [
+                "metadata.annotations.volume.beta.kubernetes.io/storage-class: Invalid value: \"b\": field is immutable"
+            ]
+        );
+        let with = |class: Value| {
+            let mut claim = claim(None, None);
+            claim["spec"]["volumeAttributesClassName"] = class;
+            claim
+        };
+        for (class, what) in [(json!(""), "an empty string"), (Value::Null, "nil")] {
+            assert_eq!(
+                texts(&claim_update(&with(class), &with(json!("gold")), &CONTEXT)),
+                [format!(
+                    "spec.volumeAttributesClassName: Forbidden: update from non-nil value to {what} is forbidden"
+                )]
+            );
+        }
     }
 
     #[test]
