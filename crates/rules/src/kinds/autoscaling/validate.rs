@@ -78,8 +78,11 @@ fn metric_source(source: &At<'_>, kind: &str) {
             if source.field("name").is_empty() {
                 source.field("name").required("must specify a resource name");
             }
-            if kind == "ContainerResource" && source.field("container").is_empty() {
-                source.field("container").required("must specify a container name");
+            let container = source.field("container");
+            if kind == "ContainerResource" && container.is_empty() {
+                container.required("must specify a container");
+            } else if kind == "ContainerResource" {
+                container.must_follow(names::is_dns1123_label);
             }
             let utilization = target.field("averageUtilization");
             match (utilization.is_set(), average.is_set()) {
@@ -98,20 +101,22 @@ fn metric_source(source: &At<'_>, kind: &str) {
                 average.required("must specify a positive target averageValue");
             }
         }
-        _ => {
-            match (value.is_set(), average.is_set()) {
-                (false, false) => {
-                    average.required("must set either a target value for metric or a per-pod target");
-                }
-                (true, true) => {
-                    value.forbidden("may not set both a target value for metric and a per-pod target");
-                }
-                _ => {}
-            }
-            if kind == "Object" {
-                reference(&source.field("describedObject"));
+        // An Object's metric may have both: its value is then what counts.
+        "Object" => {
+            reference(&source.field("describedObject"));
+            if !value.is_set() && !average.is_set() {
+                average.required("must set either a target value or averageValue");
             }
         }
+        _ => match (value.is_set(), average.is_set()) {
+            (false, false) => {
+                average.required("must set either a target value for metric or a per-pod target");
+            }
+            (true, true) => {
+                value.forbidden("may not set both a target value for metric and a per-pod target");
+            }
+            _ => {}
+        },
     }
     let name = source.field("metric.name");
     if name.is_empty() {
@@ -193,5 +198,32 @@ mod tests {
                 "spec.metrics[1].pods.metric.name: Required value: must specify a metric name",
             ]
         );
+    }
+
+    #[test]
+    fn sources() {
+        let reference = json!({"kind": "Deployment", "name": "web"});
+        let both = json!({"type": "Value", "value": "5", "averageValue": "1"});
+        let object = json!({"spec": {"maxReplicas": 2, "scaleTargetRef": reference, "metrics": [
+            {"type": "Object", "object": {"describedObject": reference, "metric": {"name": "m"}, "target": both}},
+            {"type": "External", "external": {"metric": {"name": "m"}, "target": both}},
+            {"type": "Object", "object": {"describedObject": reference, "metric": {"name": "m"},
+                "target": {"type": "Value"}}},
+            {"type": "ContainerResource", "containerResource": {"name": "cpu", "target": {
+                "type": "Utilization", "averageUtilization": 50}}},
+            {"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "A", "target": {
+                "type": "Utilization", "averageUtilization": 50}}},
+        ]}});
+        let found = texts(&autoscaler(&object, &Context::TEST));
+        let starts = [
+            "spec.metrics[1].external.target.value: Forbidden: may not set both a target value for metric and a",
+            "spec.metrics[2].object.target.averageValue: Required value: must set either a target value or averageValue",
+            "spec.metrics[3].containerResource.container: Required value: must specify a container",
+            "spec.metrics[4].containerResource.container: Invalid value: \"A\": a lowercase RFC 1123 label",
+        ];
+        assert_eq!(found.len(), starts.len(), "{found:?}");
+        for (found, start) in found.iter().zip(starts) {
+            assert!(found.starts_with(start), "{found} is not {start}");
+        }
     }
 }
