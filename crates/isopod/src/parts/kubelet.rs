@@ -66,6 +66,9 @@ pub(crate) struct Flags {
     /// Range of Service addresses
     #[arg(long, value_delimiter = ',', default_value = "10.43.0.0/16")]
     service_cluster_ip_range: Vec<ipnet::IpNet>,
+    /// Renew the client certificate before it expires, by a certificate request
+    #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
+    rotate_certificates: bool,
 }
 
 fn labels(list: &[String]) -> Result<BTreeMap<String, String>> {
@@ -128,8 +131,14 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
         max_pods: flags.max_pods,
     };
     crate::data_dir::prepare(&node.data_dir)?;
-    let client = super::client(&flags.kubeconfig).await?;
+    let kubelet_files = node.data_dir.join("kubelet");
     super::until_signal(async |shutdown| {
+        let client = if flags.rotate_certificates {
+            crate::data_dir::private_directory(&kubelet_files)?;
+            super::rotation::client(&flags.kubeconfig, &kubelet_files, shutdown.clone()).await?
+        } else {
+            super::client(&flags.kubeconfig).await?
+        };
         let mut parts = JoinSet::new();
         let _network = crate::agent::start_node(node, client, &mut parts, &shutdown).await?;
         let ended = tokio::select! {

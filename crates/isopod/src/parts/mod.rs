@@ -11,6 +11,7 @@ pub(crate) mod etcdutl;
 pub(crate) mod kubelet;
 pub(crate) mod node_files;
 pub(crate) mod proxy;
+pub(crate) mod rotation;
 pub(crate) mod scheduler;
 pub(crate) mod serving;
 pub(crate) mod token_signer;

@@ -3,7 +3,7 @@
 use crate::{BUSYBOX, binary, turn};
 use anyhow::{Context, Result, ensure};
 use isopod_testkit::{Cluster, ClusterOptions, Host, busybox, eventually};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -16,6 +16,15 @@ struct Node {
 }
 
 fn start_node(cluster: &mut Cluster, name: &str) -> Result<Node> {
+    start_node_with(cluster, name, |_, _, _| Ok(()))
+}
+
+/// The same, with a change of its files: gets the directory and the server's URL.
+fn start_node_with(
+    cluster: &mut Cluster,
+    name: &str,
+    change: impl FnOnce(&Cluster, &Path, &str) -> Result<()>,
+) -> Result<Node> {
     let host = cluster.lan.host()?;
     let directory = cluster.directory.path().join(name);
     let server = format!("https://{}:6443", cluster.host.address);
@@ -32,6 +41,7 @@ fn start_node(cluster: &mut Cluster, name: &str) -> Result<Node> {
             &directory.to_string_lossy(),
         ],
     )?;
+    change(cluster, &directory, &server)?;
     let file = |f: &str| directory.join(f).to_string_lossy().into_owned();
     let mut image = host.command(&binary().to_string_lossy());
     image.args(["image", "--data-dir", &file("data"), "--run-dir", &file("run"), "import"]);
@@ -130,4 +140,38 @@ fn the_pods_of_a_node_that_stops_come_up_elsewhere() -> Result<()> {
         running.lines().filter(|l| *l == "node-1").count() == 2
     })?;
     Ok(())
+}
+
+/// A kubelet whose certificate is about to expire has another one by then, and goes on without a restart.
+#[test]
+fn a_kubelet_renews_its_certificate() -> Result<()> {
+    const LIFE: Duration = Duration::from_secs(40);
+    /// How long the API server remembers a certificate as good.
+    const REMEMBERED: Duration = Duration::from_secs(60);
+    let _turn = turn();
+    let mut cluster = Cluster::start(binary(), &ClusterOptions { flags: vec!["--disable-agent".into()] })?;
+    let start = isopod_client::Clock::now(&isopod_client::SystemClock);
+    let node = start_node_with(&mut cluster, "node-2", |cluster, directory, server| {
+        let pki = cluster.data_dir().join("pki");
+        let clients =
+            isopod_pki::Authority::from_files(&pki.join("client-ca.crt"), &pki.join("client-ca.key"))?;
+        let user = "system:node:node-2";
+        let leaf = clients.issue(&isopod_pki::Identity::client(user, Some("system:nodes")), LIFE, start)?;
+        let ca = std::fs::read_to_string(pki.join("serving-ca.crt"))?;
+        let credentials = isopod_pki::Credentials::Certificate(&leaf);
+        let text = isopod_pki::kubeconfig("isopod", server, &ca, user, &credentials);
+        Ok(isopod_pki::write_private(&directory.join("kubelet.kubeconfig"), text.as_bytes())?)
+    })?;
+    let kept = node.directory.join("data/kubelet/kubelet-client-current.pem");
+    eventually("the certificate is renewed", LIFE, || kept.exists())?;
+    let until = start + LIFE + REMEMBERED;
+    eventually(
+        "the node's lease is renewed after the first certificate's end",
+        Duration::from_secs(180),
+        || {
+            let path = "jsonpath={.spec.renewTime}";
+            let renewed = cluster.kubectl(&["-n", "kube-node-lease", "get", "lease", "node-2", "-o", path]);
+            renewed.is_ok_and(|time| time.parse::<jiff::Timestamp>().is_ok_and(|time| time > until))
+        },
+    )
 }

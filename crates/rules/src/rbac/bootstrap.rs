@@ -223,6 +223,13 @@ fn cluster_role_bindings(roles: &[Value]) -> Vec<Value> {
         same("system:node", Vec::new()),
         same(ALL_CONTROLLERS, vec![user(manager)]),
         same("isopod:cluster-dns", vec![user("system:kube-dns")]),
+        // A kubelet renews its own client certificate.
+        binding(
+            "",
+            "isopod:node-certificate-rotation",
+            "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+            vec![group("system:nodes")],
+        ),
         binding(
             "",
             "isopod:kube-apiserver-kubelet-client",
