@@ -25,10 +25,9 @@ fuzz_target!(|data: &[u8]| {
                 .ok()
                 .filter(|delete| validate_delete_range(delete).is_ok())
                 .map(Op::DeleteRange),
-            2 => TxnRequest::decode(message)
-                .ok()
-                .filter(|txn| validate_txn(txn, MAX_OPS).is_ok())
-                .map(Op::Txn),
+            2 => {
+                TxnRequest::decode(message).ok().filter(|txn| validate_txn(txn, MAX_OPS).is_ok()).map(Op::Txn)
+            }
             3 => Command::decode(message).ok().and_then(|command| command.op),
             _ => {
                 if let Ok(range) = RangeRequest::decode(message)
