@@ -12,6 +12,9 @@ use crate::spec;
 pub const OWNED: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
+/// Conditions of a resize, which the kubelet writes and removes.
+pub const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
 /// What a condition says, before times are put in.
 struct Verdict {
     status: bool,
@@ -60,8 +63,8 @@ pub fn set(
 ) {
     let previous = list.clone();
     let mut c = condition(pod, type_, Verdict::yes(), &previous, now);
-    c.reason = Some(reason.to_owned());
-    c.message = Some(message.to_owned());
+    c.reason = Some(reason.to_owned()).filter(|r| !r.is_empty());
+    c.message = Some(message.to_owned()).filter(|m| !m.is_empty());
     list.retain(|c| c.type_ != type_);
     list.push(c);
 }

@@ -49,6 +49,8 @@ pub(crate) struct View {
     pub(crate) observed: Observed,
     /// Its status as computed last.
     pub(crate) status: PodStatus,
+    /// The pod with the resources that it was given, once that was decided.
+    pub(crate) given: Option<Arc<Pod>>,
     /// Nothing of it is started again.
     pub(crate) over: bool,
     /// None of its containers runs, and its resources are free.
@@ -205,7 +207,7 @@ impl Pods {
                 let view = p.view.read();
                 view.admitted && !(view.over && view.stopped)
             })
-            .map(|p| p.pod())
+            .map(|p| p.view.read().given.clone().unwrap_or_else(|| p.pod()))
             .collect()
     }
 }
