@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Write the files with which a kubelet and kube-proxy run apart reach this cluster.
     NodeFiles(crate::parts::node_files::NodeFilesArgs),
+    /// Make, list and delete the tokens with which servers join this cluster.
+    Token(crate::cluster::token_command::TokenArgs),
     /// Run etcd alone.
     Etcd(crate::parts::etcd::Flags),
     /// Check and restore snapshots of the store, and of any etcd.
@@ -95,6 +97,15 @@ pub(crate) struct ServerArgs {
     /// Run the control plane alone; needs no root
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) disable_agent: Option<bool>,
+    /// Let other servers join this one; a server that was alone keeps its data
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) cluster_init: Option<bool>,
+    /// Join the cluster of this server, a URL like https://HOST:6443
+    #[arg(long, requires = "token")]
+    pub(crate) server: Option<String>,
+    /// What lets this server in, of `isopod token create`; a file's content with @PATH
+    #[arg(long, requires = "server")]
+    pub(crate) token: Option<String>,
     /// An etcd outside, instead of the built-in one
     #[arg(long, value_delimiter = ',')]
     pub(crate) etcd_servers: Vec<String>,

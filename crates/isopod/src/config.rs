@@ -1,6 +1,7 @@
 //! The server's configuration: flags over file over defaults, checked once.
 
 use crate::cli::ServerArgs;
+use crate::cluster::Join;
 use crate::parts::api_flags::ApiFlags;
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -26,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) tls_san: Vec<String>,
     pub(crate) agent: bool,
     pub(crate) etcd: Option<OutsideEtcd>,
+    pub(crate) cluster_init: bool,
+    pub(crate) join: Option<Join>,
     pub(crate) kubelet_port: u16,
     pub(crate) manifests: PathBuf,
     pub(crate) log_level: String,
@@ -73,6 +76,9 @@ fn merge(args: ServerArgs) -> Result<ServerArgs> {
         write_kubeconfig: args.write_kubeconfig.or(file.write_kubeconfig),
         tls_san: list(args.tls_san, file.tls_san),
         disable_agent: args.disable_agent.or(file.disable_agent),
+        cluster_init: args.cluster_init.or(file.cluster_init),
+        server: args.server.or(file.server),
+        token: args.token.or(file.token),
         etcd_servers: list(args.etcd_servers, file.etcd_servers),
         etcd_cafile: args.etcd_cafile.or(file.etcd_cafile),
         etcd_certfile: args.etcd_certfile.or(file.etcd_certfile),
@@ -83,6 +89,20 @@ fn merge(args: ServerArgs) -> Result<ServerArgs> {
         node_monitor_grace_period: args.node_monitor_grace_period.or(file.node_monitor_grace_period),
         api: args.api.or(file.api),
     })
+}
+
+/// The server to join, and the token for it.
+fn join(server: Option<String>, token: Option<&str>) -> Result<Option<Join>> {
+    let (server, token) = match (server, token) {
+        (None, None) => return Ok(None),
+        (Some(server), Some(token)) => (server, token),
+        _ => bail!("--server and --token go together"),
+    };
+    let token = match token.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("--token: read {path}"))?,
+        None => token.to_owned(),
+    };
+    Ok(Some(Join { server, token: token.parse().context("--token")? }))
 }
 
 fn range(flag: &str, text: &str) -> Result<ipnet::IpNet> {
@@ -176,6 +196,8 @@ impl Config {
             tls_san: args.tls_san,
             agent: !args.disable_agent.unwrap_or(false),
             etcd,
+            cluster_init: args.cluster_init.unwrap_or(false),
+            join: join(args.server, args.token.as_deref())?,
             kubelet_port: args.kubelet_port.unwrap_or(10250),
             manifests: args.pod_manifest_path.unwrap_or_else(|| data_dir.join("manifests")),
             log_level: args.log_level.unwrap_or_else(|| "info".into()),

@@ -3,6 +3,7 @@
 //! The parts meet where they would meet over the wire: the API server sees a `Store`, everyone else sees the API
 //! server through a client with an identity of their own, to which authorisation applies.
 
+use crate::cluster;
 use crate::config::{Config, OutsideEtcd};
 use crate::parts::certificate_signer::Authorities;
 use crate::parts::token_signer::Signer;
@@ -14,8 +15,8 @@ use isopod_apiserver::authn::ServiceAccountTokens;
 use isopod_apiserver::registry::encryption;
 use isopod_client::{Clock, Informers, SystemClock};
 use isopod_kv::Store;
-use isopod_pki::Pki;
 use isopod_pki::tls::{Clients, ServingCertificate};
+use isopod_pki::{Leaf, Pki};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,9 @@ use tracing::info;
 
 /// How often certificates are looked at; they are renewed long before they expire.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// Pause before a part that lost its lease asks for it again.
+const LEAD_AGAIN: Duration = Duration::from_secs(1);
 
 /// A running control plane.
 pub(crate) struct ControlPlane {
@@ -62,9 +66,17 @@ pub(crate) fn pki_config(config: &Config) -> isopod_pki::Config {
     }
 }
 
-async fn store(config: &Config) -> Result<Arc<dyn Store>> {
+async fn store(
+    config: &Config,
+    pki: &Pki,
+    parts: &mut JoinSet<Result<()>>,
+    shutdown: &CancellationToken,
+) -> Result<Arc<dyn Store>> {
     match &config.etcd {
         Some(etcd) => outside_store(etcd).await,
+        None if cluster::is_clustered(config) => {
+            Ok(cluster::Member::start(config, pki, parts, shutdown).await?.engine)
+        }
         None => {
             let directory = config.data_dir.join("etcd");
             let engine = isopod_etcd::open(isopod_etcd::Config {
@@ -117,6 +129,38 @@ fn api_config(config: &Config, pki: &Pki) -> Result<isopod_apiserver::Config> {
     Ok(api)
 }
 
+/// The API server's certificate followed by its authority's: who has only the authority's hash, as a server that
+/// joins, needs to see it.
+fn with_authority(pki: &Pki) -> Leaf {
+    let certificate_pem = format!("{}{}", pki.apiserver.certificate_pem, pki.serving_ca.certificate_pem());
+    Leaf { certificate_pem, key_pem: pki.apiserver.key_pem.clone() }
+}
+
+/// Runs a part that leads by a lease, again after it has lost it: another server leads meanwhile.
+async fn lead_again<F, E>(
+    what: &str,
+    shutdown: &CancellationToken,
+    mut run: impl FnMut() -> F,
+    lost: impl Fn(&E) -> bool,
+) -> Result<()>
+where
+    F: Future<Output = Result<(), E>>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    loop {
+        match run().await {
+            Err(error) if lost(&error) && !shutdown.is_cancelled() => {
+                tracing::warn!(%error, "{what} leads no more");
+            }
+            ended => return ended.with_context(|| what.to_owned()),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(LEAD_AGAIN) => {}
+        }
+    }
+}
+
 /// The identity of a component that speaks in-process.
 fn component(name: &str) -> UserInfo {
     UserInfo::authenticated(name, &[])
@@ -130,14 +174,14 @@ impl ControlPlane {
             .await
             .with_context(|| format!("cannot listen on {address} (--bind-address, --https-port)"))?;
         let pki = isopod_pki::ensure(&pki_config(config), SystemClock.now()).context("certificates")?;
-        let store = store(config).await?;
+        let mut parts = JoinSet::new();
+        let store = store(config, &pki, &mut parts, shutdown).await?;
         let api = ApiServer::new(api_config(config, &pki)?, store).await.context("start the API server")?;
-        let serving = ServingCertificate::new(&pki.apiserver)?;
+        let serving = ServingCertificate::new(&with_authority(&pki))?;
         let hint = format!("{}{}", pki.client_ca.certificate_pem(), pki.front_proxy_ca.certificate_pem());
         let clients = Clients::Optional { hint_pem: hint };
         let tls = isopod_pki::tls::server_config(serving.clone(), &clients, &["h2", "http/1.1"])?;
 
-        let mut parts = JoinSet::new();
         let (server, stop) = (api.clone(), shutdown.clone());
         parts.spawn(async move {
             server.serve(listener, tls, stop).await;
@@ -185,15 +229,21 @@ impl ControlPlane {
         self.api.in_process(component(user))
     }
 
+    /// Starts scheduler and controllers: at once where this server is alone, by leases where others may lead.
     fn run_controllers(&mut self, config: &Config, shutdown: &CancellationToken) -> Result<()> {
-        let informers = self.informers.clone();
-        let scheduler = isopod_scheduler::run(
-            isopod_scheduler::Config::default(),
-            self.client("system:kube-scheduler"),
-            informers.clone(),
-            shutdown.clone(),
-        );
-        self.parts.spawn(async move { scheduler.await.context("kube-scheduler") });
+        let identity = cluster::is_clustered(config).then(|| config.node_name.clone());
+        let (client, informers) = (self.client("system:kube-scheduler"), self.informers.clone());
+        let scheduler = isopod_scheduler::Config {
+            leader_elect: identity.clone().map(isopod_scheduler::LeaderElection::new),
+            ..isopod_scheduler::Config::default()
+        };
+        let stop = shutdown.clone();
+        self.parts.spawn(async move {
+            let run =
+                || isopod_scheduler::run(scheduler.clone(), client.clone(), informers.clone(), stop.clone());
+            let lost = |error: &isopod_scheduler::Error| matches!(error, isopod_scheduler::Error::LostLease);
+            lead_again("kube-scheduler", &stop, run, lost).await
+        });
         let api = self.api.clone();
         let clients: isopod_controller_manager::Clients = Arc::new(move |name: &str| {
             api.in_process(match name {
@@ -201,12 +251,19 @@ impl ControlPlane {
                 controller => UserInfo::service_account("kube-system", controller, ""),
             })
         });
-        let manager_config = controller_config(config, &self.pki)?;
+        let informers = self.informers.clone();
+        let mut manager = controller_config(config, &self.pki)?;
+        manager.leader_elect = identity.map(isopod_controller_manager::LeaderElection::new);
         let stop = shutdown.clone();
         self.parts.spawn(async move {
-            isopod_controller_manager::run(manager_config, clients, informers, stop)
-                .await
-                .context("kube-controller-manager")
+            let run = || {
+                let (config, clients) = (manager.clone(), clients.clone());
+                isopod_controller_manager::run(config, clients, informers.clone(), stop.clone())
+            };
+            let lost = |error: &isopod_controller_manager::Error| {
+                matches!(error, isopod_controller_manager::Error::LostLease)
+            };
+            lead_again("kube-controller-manager", &stop, run, lost).await
         });
         Ok(())
     }
@@ -229,7 +286,7 @@ impl ControlPlane {
                 let pki = isopod_pki::ensure(&pki_config, SystemClock.now()).context("renew certificates")?;
                 if !pki.changed.is_empty() {
                     info!(renewed = ?pki.changed, "certificates renewed");
-                    serving.replace(&pki.apiserver)?;
+                    serving.replace(&with_authority(&pki))?;
                     kubelet.replace(&pki.kubelet_serving)?;
                 }
             }

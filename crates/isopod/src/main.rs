@@ -3,6 +3,7 @@
 mod agent;
 mod check;
 mod cli;
+mod cluster;
 mod config;
 mod control_plane;
 mod data_dir;
@@ -63,6 +64,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Image(args) => image::run(args),
         Command::Demo(args) => demo::run(args).await,
         Command::NodeFiles(args) => parts::node_files::run(args),
+        Command::Token(args) => cluster::token_command::run(args).await,
         Command::Etcd(flags) => parts::etcd::run(flags).await,
         Command::Etcdutl(flags) => parts::etcdutl::run(flags),
         Command::KubeApiserver(flags) => parts::apiserver::run(flags).await,

@@ -63,6 +63,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let shutdown = CancellationToken::new();
     let _cancel = shutdown.clone().drop_guard();
     tokio::spawn(server_log::keep_bounded(config.data_dir.clone(), shutdown.clone()));
+    crate::cluster::prepare(&config).await?;
     let mut plane = ControlPlane::start(&config, &shutdown).await?;
     if config.agent {
         agent::start(&config, &mut plane, &shutdown).await?;

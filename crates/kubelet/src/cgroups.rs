@@ -126,11 +126,6 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Gives the cgroup of a pod other limits.
-    pub(crate) fn resize(&self, pod: &Pod, limits: &Limits) -> io::Result<()> {
-        self.write(&cgroup::of_pod(pod), limits)
-    }
-
     /// Gives a class's cgroup the weight of what its pods ask for together.
     pub(crate) fn weigh<'a>(&self, pods: impl Iterator<Item = &'a Pod>) {
         let milli: i64 = pods

@@ -88,8 +88,7 @@ fn stop_signal(c: &Container) -> i32 {
     v1::Signal::from_str_name(name).map_or(0, |s| s as i32)
 }
 
-/// Limits and weights of a container.
-pub(crate) fn limits(kubelet: &Kubelet, pod: &Pod, c: &Container) -> v1::LinuxContainerResources {
+fn limits(kubelet: &Kubelet, pod: &Pod, c: &Container) -> v1::LinuxContainerResources {
     let l = cgroup::container_limits(c);
     let node = kubelet.node();
     let capacity = node.status.as_ref().and_then(|s| s.capacity.as_ref());

@@ -37,7 +37,6 @@ tests![
     survives_a_restart,
     guarded,
     processes_are_limited,
-    resizes,
 ];
 
 fn main() -> ExitCode {
@@ -276,8 +275,6 @@ async fn probes(c: &mut Cluster) {
         "probed",
         json!({"terminationGracePeriodSeconds": 0, "containers": [{"name": "c",
             "command": ["sh", "-c", "touch /tmp/ok; sleep 1000"],
-            // Life is asked for only once the shell has made the file.
-            "startupProbe": {"exec": {"command": ["test", "-e", "/tmp/ok"]}, "periodSeconds": 1, "failureThreshold": 60},
             "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
             "livenessProbe": {"exec": {"command": ["test", "-e", "/tmp/ok"]}, "periodSeconds": 1, "failureThreshold": 1, "terminationGracePeriodSeconds": 1}}]}),
     )
@@ -464,119 +461,4 @@ async fn processes_are_limited(c: &mut Cluster) {
     let file = c.pod_cgroup_file("pids", uid, "pids.max");
     assert_eq!(std::fs::read_to_string(file).unwrap().trim(), support::POD_PIDS_MAX.to_string());
     c.delete("limited", 0).await;
-}
-
-async fn resizes(c: &mut Cluster) {
-    let sized = |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}});
-    c.pod(
-        "sized",
-        json!({
-            "terminationGracePeriodSeconds": 0,
-            "containers": [
-                {"name": "c", "command": ["sleep", "1000"], "resources": sized("100m", "64Mi")},
-                {"name": "d", "command": ["sleep", "1000"], "resources": sized("100m", "32Mi"),
-                 "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"},
-                                  {"resourceName": "memory", "restartPolicy": "RestartContainer"}]}]}),
-    )
-    .await;
-    let before = c.phase("sized", "Running").await;
-    let uid = before["metadata"]["uid"].as_str().unwrap().to_owned();
-    let resize = async |name: &str, resources: serde_json::Value| {
-        let patch = json!({"spec": {"containers": [{"name": name, "resources": resources}]}});
-        let patch = kube::api::Patch::Strategic(patch);
-        c.pods()
-            .patch_subresource("resize", "sized", &kube::api::PatchParams::default(), &patch)
-            .await
-            .unwrap();
-    };
-    let settled = async |index: usize, resources: &serde_json::Value| {
-        c.eventually("the status has the new resources", || async {
-            let pod = c.get("sized").await?;
-            let status = &pod["status"]["containerStatuses"][index];
-            let conditions = pod["status"]["conditions"].as_array().unwrap();
-            let none = !conditions.iter().any(|x| x["type"].as_str().unwrap().starts_with("PodResize"));
-            let same =
-                status["resources"] == *resources && status["allocatedResources"] == resources["requests"];
-            if same && none && status["ready"] == true {
-                Ok(pod)
-            } else {
-                Err(format!("{:#}", pod["status"]))
-            }
-        })
-        .await
-    };
-    let condition = async |kind: &str, reason: &str| {
-        c.eventually(&format!("{kind} {reason}"), || async {
-            let pod = c.get("sized").await?;
-            let list = pod["status"]["conditions"].as_array().unwrap();
-            match list.iter().find(|x| x["type"] == kind && x["reason"] == reason && x["status"] == "True") {
-                Some(found) => Ok(found["message"].as_str().unwrap_or_default().to_owned()),
-                None => Err(format!("{:#}", pod["status"])),
-            }
-        })
-        .await
-    };
-    let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let read = |controller: &str, v1: &str, unified: &str| {
-        let file = c.pod_cgroup_file(controller, &uid, if v2 { unified } else { v1 });
-        std::fs::read_to_string(file).unwrap().trim().to_owned()
-    };
-    let memory = || read("memory", "memory.limit_in_bytes", "memory.max");
-    assert_eq!(memory(), (96u64 << 20).to_string());
-
-    // More, then less, without a restart; the pod's group follows.
-    for (cpu, size) in [("200m", "128Mi"), ("50m", "48Mi")] {
-        resize("c", sized(cpu, size)).await;
-        let pod = settled(0, &sized(cpu, size)).await;
-        let id = "/status/containerStatuses/0/containerID";
-        assert_eq!(pod.pointer(id), before.pointer(id));
-        let mib = size.trim_end_matches("Mi").parse::<u64>().unwrap();
-        assert_eq!(memory(), ((mib + 32) << 20).to_string());
-        let own = c.exec(
-            &pod,
-            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null",
-        );
-        let own = String::from_utf8(own.await.unwrap().stdout).unwrap();
-        assert_eq!(own.trim(), (mib << 20).to_string());
-    }
-
-    // A container that asks for it is restarted for memory, and not for CPU.
-    resize("d", sized("150m", "32Mi")).await;
-    let pod = settled(1, &sized("150m", "32Mi")).await;
-    assert_eq!(pod["status"]["containerStatuses"][1]["restartCount"], 0);
-    resize("d", sized("150m", "40Mi")).await;
-    let pod = settled(1, &sized("150m", "40Mi")).await;
-    assert_eq!(pod["status"]["containerStatuses"][1]["restartCount"], 1);
-    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
-
-    // What the node does not have is pending, and changes nothing.
-    resize("c", sized("1000", "48Mi")).await;
-    let message = condition("PodResizePending", "Infeasible").await;
-    assert!(message.starts_with("Node didn't have enough capacity: cpu, requested: 1000150"), "{message}");
-    let pod = c.get("sized").await.unwrap();
-    assert_eq!(pod["status"]["containerStatuses"][0]["resources"], sized("50m", "48Mi"));
-
-    // Less memory than is in use is not taken away.
-    resize("c", sized("60m", "48Mi")).await;
-    settled(0, &sized("60m", "48Mi")).await;
-    c.exec(&pod, "dd if=/dev/zero of=/dev/shm/x bs=1M count=24 2>/dev/null").await.unwrap();
-    resize("c", sized("60m", "16Mi")).await;
-    let message = condition("PodResizeInProgress", "Error").await;
-    assert!(message.contains("memory limit (16777216) below current usage"), "{message}");
-    c.exec(&pod, "rm /dev/shm/x").await.unwrap();
-    // A restart of the kubelet in between forgets nothing.
-    c.stop_kubelet().await;
-    c.start_kubelet().await;
-    let settled = c.eventually("the limit is lowered", || async {
-        let pod = c.get("sized").await?;
-        let status = &pod["status"]["containerStatuses"][0];
-        if status["resources"] == sized("60m", "16Mi") {
-            Ok(pod)
-        } else {
-            Err(format!("{:#}", pod["status"]))
-        }
-    });
-    let pod = settled.await;
-    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
-    c.delete("sized", 0).await;
 }

@@ -12,9 +12,6 @@ use crate::spec;
 pub const OWNED: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
-/// Conditions of a resize, which the kubelet writes and removes.
-pub const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
-
 /// What a condition says, before times are put in.
 struct Verdict {
     status: bool,
@@ -63,8 +60,8 @@ pub fn set(
 ) {
     let previous = list.clone();
     let mut c = condition(pod, type_, Verdict::yes(), &previous, now);
-    c.reason = Some(reason.to_owned()).filter(|r| !r.is_empty());
-    c.message = Some(message.to_owned()).filter(|m| !m.is_empty());
+    c.reason = Some(reason.to_owned());
+    c.message = Some(message.to_owned());
     list.retain(|c| c.type_ != type_);
     list.push(c);
 }

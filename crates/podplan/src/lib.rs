@@ -24,7 +24,6 @@ pub mod observed;
 pub mod phase;
 pub mod plan;
 pub mod probe;
-pub mod resize;
 pub mod resources;
 pub mod restart;
 pub mod spec;

@@ -2,7 +2,7 @@
 //!
 //! None of it is needed to be right after a restart of the kubelet: a fresh memory only costs a fresh back-off.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
@@ -27,8 +27,6 @@ pub enum Op {
     Stop(String),
     /// The container of that id is being removed.
     Remove(String),
-    /// The container of that id is being given other limits.
-    Resize(String),
     /// Volumes and cgroup are being torn down.
     Release,
 }
@@ -134,8 +132,6 @@ pub struct Memory {
     pub released: bool,
     /// Why the pod must end, unless by deletion.
     pub ending: Option<Ending>,
-    /// Ids of containers that are to be restarted since other limits ask for it.
-    pub resize_restarts: BTreeSet<String>,
     /// When the end of the pod began.
     pub ending_since: Option<Timestamp>,
     /// When the kubelet first saw the pod: status.startTime.

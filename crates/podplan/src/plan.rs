@@ -331,8 +331,6 @@ impl Planner<'_, '_> {
         let name = &c.name;
         let (what, probe) = if o.hash != 0 && o.hash != hash::container(c) {
             (format!("Container {name} definition changed"), None)
-        } else if self.memory.resize_restarts.contains(&o.id) {
-            (format!("Container {name} resize requires restart"), None)
         } else if probed.startup == Some(false) {
             (format!("Container {name} failed startup probe"), c.startup_probe.as_ref())
         } else if probed.liveness == Some(false) {

@@ -280,16 +280,7 @@ impl Cgroups {
 
     /// Applies limits to a group.
     pub fn update(&self, group: &str, limits: &Limits) -> Result<(), Error> {
-        let mut files = if self.is_v2() { limits.files_v2() } else { limits.files_v1() };
-        if !self.is_v2() && limits.memory_swap != 0 {
-            let both =
-                ("memory", "memory.memsw.limit_in_bytes".to_owned(), limits.memory_swap.max(-1).to_string());
-            let known = self.dir("memory", group).and_then(|dir| number(&dir.join("memory.limit_in_bytes")));
-            let grows = limits.memory < 0 || known.is_some_and(|known| limits.memory.unsigned_abs() > known);
-            // Memory and swap together never have less than memory alone.
-            let at = files.iter().position(|(_, name, _)| name == "memory.limit_in_bytes");
-            files.insert(at.map_or(files.len(), |at| if grows { at } else { at + 1 }), both);
-        }
+        let files = if self.is_v2() { limits.files_v2() } else { limits.files_v1() };
         for (controller, name, value) in files {
             let Some(dir) = self.dir(controller, group) else {
                 return Err(Error::Precondition(format!("the controller {controller} is not available")));

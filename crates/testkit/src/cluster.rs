@@ -79,6 +79,11 @@ impl Cluster {
         ["--data-dir".into(), self.data_dir().into(), "--run-dir".into(), self.run_dir().into()]
     }
 
+    /// Gives the server one more flag from its next start on.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
+    }
+
     /// Starts the server process.
     pub fn launch(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log()).context("open the log")?;

@@ -13,6 +13,7 @@ mod nodes;
 mod parts;
 mod pods;
 mod security;
+mod servers;
 mod workloads;
 
 use isopod_testkit::{Cluster, ClusterOptions, busybox};

@@ -49,8 +49,6 @@ pub(crate) struct View {
     pub(crate) observed: Observed,
     /// Its status as computed last.
     pub(crate) status: PodStatus,
-    /// The pod with the resources that it was given, once that was decided.
-    pub(crate) given: Option<Arc<Pod>>,
     /// Nothing of it is started again.
     pub(crate) over: bool,
     /// None of its containers runs, and its resources are free.
@@ -207,7 +205,7 @@ impl Pods {
                 let view = p.view.read();
                 view.admitted && !(view.over && view.stopped)
             })
-            .map(|p| p.view.read().given.clone().unwrap_or_else(|| p.pod()))
+            .map(|p| p.pod())
             .collect()
     }
 }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use isopod_podplan::conditions::RESIZE;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -138,8 +137,7 @@ pub(crate) fn difference(from: &PodStatus, to: &PodStatus) -> Map<String, Value>
 
 fn conditions(from: Option<&[PodCondition]>, to: Option<&[PodCondition]>) -> Value {
     let from = from.unwrap_or_default();
-    let to = to.unwrap_or_default();
-    let changed = to.iter().filter(|c| !from.contains(c)).map(|c| {
+    let changed = to.unwrap_or_default().iter().filter(|c| !from.contains(c)).map(|c| {
         let mut value = serde_json::to_value(c).unwrap_or_default();
         // A patch merges; what the condition had and has not any more must be named to go.
         if let (Some(old), Value::Object(map)) = (from.iter().find(|o| o.type_ == c.type_), &mut value) {
@@ -151,11 +149,7 @@ fn conditions(from: Option<&[PodCondition]>, to: Option<&[PodCondition]>) -> Val
         }
         value
     });
-    // Others' conditions are theirs to remove.
-    let gone =
-        from.iter().filter(|o| RESIZE.contains(&o.type_.as_str()) && !to.iter().any(|c| c.type_ == o.type_));
-    let gone = gone.map(|o| json!({"$patch": "delete", "type": o.type_}));
-    Value::Array(changed.chain(gone).collect())
+    Value::Array(changed.collect())
 }
 
 fn replace(list: &Value) -> Value {

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isopod_cri::v1;
-use isopod_podplan::cgroup::{self, Limits};
 use isopod_podplan::terminate::MIN_GRACE_SECONDS;
-use isopod_podplan::{Op, resize, spec};
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use isopod_podplan::{Op, spec};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio_util::sync::CancellationToken;
 
@@ -42,66 +41,10 @@ pub(crate) enum Done {
     Launched(String, Result<(), LaunchFailure>),
     /// Volumes and cgroup are gone, or not.
     Released(Result<(), String>),
-    /// A container of that id has other limits, or not.
-    Resized(String, Box<ResourceRequirements>, Result<(), String>),
     /// Any other step.
     Other(Op),
     /// The mirror of a static pod was seen to.
     Mirrored,
-}
-
-/// A change of a container's limits.
-pub(crate) struct Resize {
-    pub(crate) id: String,
-    /// The container as it is to be.
-    pub(crate) container: Container,
-    pub(crate) from: ResourceRequirements,
-    /// Limits of the pod's cgroup so far.
-    pub(crate) pod_from: Limits,
-}
-
-/// Gives a running container, and its pod, other limits.
-pub(crate) async fn resize(kubelet: Arc<Kubelet>, pod: Arc<Pod>, r: Resize) -> Done {
-    let to = r.container.resources.clone().unwrap_or_default();
-    let result = change_limits(&kubelet, &pod, &r, &to).await;
-    Done::Resized(r.id, Box::new(to), result)
-}
-
-async fn change_limits(
-    kubelet: &Kubelet,
-    pod: &Pod,
-    r: &Resize,
-    to: &ResourceRequirements,
-) -> Result<(), String> {
-    if let Some(limit) = resize::shrinks_to(&r.from, to) {
-        let request = v1::ContainerStatsRequest { container_id: r.id.clone() };
-        let stats = kubelet.runtime.container_stats(request).await.map_err(|e| e.message)?.stats;
-        let used = stats.and_then(|s| s.memory).and_then(|m| m.usage_bytes).map_or(0, |v| v.value);
-        // The kernel would kill what does not fit.
-        if used >= limit.unsigned_abs() {
-            return Err(format!(
-                "attempting to set container {} memory limit ({limit}) below current usage ({used})",
-                r.container.name
-            ));
-        }
-    }
-    let (before, after) = (&r.pod_from, cgroup::pod_limits(pod));
-    // At every moment the pod may have what its containers may have; nothing means no limit.
-    let wider = |a: i64, b: i64| if a <= 0 || b <= 0 { 0 } else { a.max(b) };
-    let widest = Limits {
-        shares: before.shares.max(after.shares),
-        quota_us: wider(before.quota_us, after.quota_us),
-        memory_bytes: wider(before.memory_bytes, after.memory_bytes),
-    };
-    let failed = |e: std::io::Error| format!("limits of the pod: {e}");
-    kubelet.cgroups.resize(pod, &widest).map_err(failed)?;
-    let request = v1::UpdateContainerResourcesRequest {
-        container_id: r.id.clone(),
-        linux: Some(crate::container_config::limits(kubelet, pod, &r.container)),
-        ..v1::UpdateContainerResourcesRequest::default()
-    };
-    kubelet.runtime.update_container_resources(request).await.map_err(|e| e.message)?;
-    kubelet.cgroups.resize(pod, &after).map_err(failed)
 }
 
 /// Creates the pod's cgroup, log directory and sandbox.

@@ -2,7 +2,6 @@
 //! API, and sleeps until something concerns the pod.
 
 mod outcomes;
-mod resize;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -55,7 +54,6 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, shared: Arc<PodShared>) {
         mirroring: false,
         seen: kubelet.now(),
         started: false,
-        resources: resize::Resources::default(),
         kubelet: kubelet.clone(),
         shared: shared.clone(),
     };
@@ -104,7 +102,6 @@ struct Worker {
     mirroring: bool,
     seen: Timestamp,
     started: bool,
-    resources: resize::Resources,
 }
 
 impl Worker {
@@ -113,7 +110,6 @@ impl Worker {
         self.begin().await;
         loop {
             let stale = self.take_desired();
-            self.settle_resources();
             if stale && !self.observe().await {
                 // The shared flag is set again, so that the next turn asks again.
                 self.shared.desired.lock().stale = true;
@@ -153,7 +149,6 @@ impl Worker {
             self.status = before.clone();
         }
         self.trust_readiness(&before);
-        self.take_resources_over(&before);
         let known = !self.observed.sandboxes.is_empty() || before.start_time.is_some();
         self.admit(known);
     }
@@ -265,7 +260,6 @@ impl Worker {
         for action in std::mem::take(&mut plan.actions) {
             self.act(action);
         }
-        self.apply_resources(&plan, now);
         self.prober.sync(&self.kubelet, &pod, &self.observed, &self.memory, plan.over);
         self.renew_volumes(&plan, now);
         self.see_to_mirror(&plan);
@@ -292,8 +286,7 @@ impl Worker {
         let ips = self.kubelet.host_ips();
         let host = Host { ips: &ips, runtime: &self.kubelet.runtime_version.0 };
         let input = Input { pod, observed: &self.observed, now };
-        let mut status = status(&input, &self.memory, plan, &host, &self.status);
-        self.show_resources(&mut status, now);
+        let status = status(&input, &self.memory, plan, &host, &self.status);
         let deleted = self.pod.metadata.deletion_timestamp.is_some();
         let finished = plan.released && deleted && !self.shared.is_static;
         let mirror = self.shared.mirror().and_then(|m| m.metadata.uid.clone());
@@ -404,7 +397,6 @@ impl Worker {
             is_static: self.shared.is_static,
             ending: self.ending.clone(),
         };
-        self.launching(&container);
         self.spawn(Op::Launch(container.clone()), async move {
             Done::Launched(container, launch::launch(kubelet, pod, l).await)
         });
@@ -451,8 +443,7 @@ impl Worker {
     fn wake(&self, plan: &Plan) -> Option<Timestamp> {
         let busy = self.aborts.contains_key(&Op::Prepare);
         let renew = self.renew_volumes_at.filter(|_| !plan.over && !busy);
-        let resize = self.resources.retry_at.filter(|_| !plan.over);
-        [plan.wake_at, renew, resize].into_iter().flatten().min()
+        [plan.wake_at, renew].into_iter().flatten().min()
     }
 
     /// Removes the last traces on the node.

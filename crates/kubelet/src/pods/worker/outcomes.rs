@@ -54,7 +54,6 @@ impl Worker {
                 self.memory.end(&Op::Release);
                 self.memory.released = result.is_ok();
             }
-            Done::Resized(id, resources, result) => self.resized(id, *resources, result, now),
             Done::Other(op) => self.memory.end(&op),
             Done::Mirrored => self.mirroring = false,
         }
