@@ -294,6 +294,11 @@ fn again_on_embedded() {
 }
 
 #[test]
+fn again_on_three_members() {
+    support::swaps::again_on_three_members();
+}
+
+#[test]
 fn again_on_etcd_3_4() {
     support::swaps::again_on_etcd_3_4();
 }

@@ -20,6 +20,19 @@ async fn account(admin: &Caller, namespace: &str, name: &str) {
     assert_eq!(created.code, 201, "{}", created.body);
 }
 
+/// Waits until a request is answered with a code: roles decide by the watch cache, which follows the store.
+async fn settles(caller: &Caller, uri: &str, code: u16) {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let answer = caller.get(uri).await;
+        if answer.code == code {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{uri} still answers {}", answer.code);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn roles_decide_and_nobody_grants_more_than_they_hold() {
     let server = guarded_server().await;
@@ -38,8 +51,7 @@ async fn roles_decide_and_nobody_grants_more_than_they_hold() {
     };
     let bindings = format!("{RBAC}/namespaces/default/rolebindings");
     assert_eq!(admin.post(&bindings, &binding("jane", "admin", "jane")).await.code, 201);
-    // The one who sees the binding also sees it work.
-    assert_eq!(jane.get("/api/v1/namespaces/default/configmaps").await.code, 200);
+    settles(&jane, "/api/v1/namespaces/default/configmaps", 200).await;
     assert_eq!(jane.get("/api/v1/namespaces/kube-system/configmaps").await.code, 403);
     assert_eq!(jane.post(&bindings, &binding("bob", "view", "bob")).await.code, 201);
     let more = jane.post(&bindings, &binding("eve", "cluster-admin", "eve")).await;
@@ -52,7 +64,7 @@ async fn roles_decide_and_nobody_grants_more_than_they_hold() {
     let lost = jane.post(&bindings, &binding("lost", "lost", "bob")).await;
     assert_eq!(lost.code, 404, "{}", lost.body);
     assert_eq!(admin.delete(&format!("{bindings}/jane"), &json!(null)).await.code, 200);
-    assert_eq!(jane.get("/api/v1/namespaces/default/configmaps").await.code, 403);
+    settles(&jane, "/api/v1/namespaces/default/configmaps", 403).await;
     server.stop();
 }
 
@@ -247,6 +259,11 @@ async fn a_kubelet_sees_its_pods_alone() {
 #[test]
 fn again_on_embedded() {
     support::swaps::again_on_embedded();
+}
+
+#[test]
+fn again_on_three_members() {
+    support::swaps::again_on_three_members();
 }
 
 #[test]

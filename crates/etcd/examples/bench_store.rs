@@ -1,8 +1,8 @@
 //! Measures a store: `bench_store [DIRECTORY]`.
 //!
-//! The same client code runs on the engine in this process, on the engine behind gRPC over loopback, and on
-//! `/usr/bin/etcd` behind the same gRPC client if it is installed; all sync to the same disk. Figures depend on that
-//! disk: compare columns, not machines.
+//! The same client code runs on the engine in this process, on the engine behind gRPC over loopback, on three members,
+//! and on `/usr/bin/etcd` behind the same gRPC client if it is installed; all sync to the same disk. Figures depend on
+//! that disk: compare columns, not machines.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use isopod_etcd::{Config, Engine, Listeners, open, serve};
+use isopod_etcd::{Config, Engine, InitialCluster, Listeners, open, open_member, serve, serve_peers};
 use isopod_kv::{PutRequest, RangeRequest, Store, WatchCreateRequest, grpc};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ async fn main() -> Result<(), Failure> {
     engine.stop().await;
     drop(engine);
 
+    three(&dir.path().join("three")).await?;
+
     if Path::new("/usr/bin/etcd").exists() {
         let (mut process, store) = upstream(&dir.path().join("upstream")).await?;
         let measured = measure("upstream's etcd", store).await;
@@ -54,6 +56,48 @@ async fn served(engine: Arc<Engine>) -> Result<(Arc<dyn Store>, CancellationToke
     let listeners = Listeners { client: vec![listener], metrics: Vec::new() };
     tokio::spawn(serve(engine, listeners, None, shutdown.clone()));
     Ok((grpc::connect(&[endpoint], None)?, shutdown))
+}
+
+/// Three of our members in this process, each with its own log; the client begins at the first.
+async fn three(dir: &Path) -> Result<(), Failure> {
+    let shutdown = CancellationToken::new();
+    let (mut peers, mut named) = (Vec::new(), Vec::new());
+    for n in 0..3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        named.push(format!("m{n}=http://{}", listener.local_addr()?));
+        peers.push(listener);
+    }
+    let (mut engines, mut endpoints) = (Vec::new(), Vec::new());
+    for (n, peer) in peers.into_iter().enumerate() {
+        let initial = InitialCluster {
+            name: format!("m{n}"),
+            initial_cluster: named.clone(),
+            existing: false,
+            token: "bench".to_owned(),
+            peer_urls: vec![named[n][3..].to_owned()],
+        };
+        let (name, peer_urls) = (initial.name.clone(), initial.peer_urls.clone());
+        let config = Config { name, peer_urls, ..Config::new(dir.join(&initial.name)) };
+        let engine = open_member(config, initial.bootstrap(None).await?)?;
+        tokio::spawn(serve_peers(engine.clone(), vec![peer], None, shutdown.clone()));
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        endpoints.push(format!("http://{}", listener.local_addr()?));
+        let listeners = Listeners { client: vec![listener], metrics: Vec::new() };
+        tokio::spawn(serve(engine.clone(), listeners, None, shutdown.clone()));
+        engines.push(engine);
+    }
+    while engines.iter().any(|engine| engine.leader() == 0) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // At the leader, as etcd's own figures are taken.
+    let leader = engines.iter().position(|engine| engine.leader() == engine.member_id()).unwrap_or(0);
+    let measured =
+        measure("our gRPC, three members", grpc::connect(&endpoints[leader..=leader], None)?).await;
+    shutdown.cancel();
+    for engine in engines {
+        engine.stop().await;
+    }
+    measured
 }
 
 async fn upstream(dir: &Path) -> Result<(Child, Arc<dyn Store>), Failure> {

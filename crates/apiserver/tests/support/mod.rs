@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+pub mod members;
 pub mod memory_store;
 pub mod swaps;
 

@@ -1,5 +1,5 @@
-//! The same tests on other stores: a test binary runs itself again with its servers on isopod's own store, or on an
-//! etcd of Debian's behind gRPC.
+//! The same tests on other stores: a test binary runs itself again with its servers on isopod's own store, on three
+//! members of it, or on an etcd of Debian's behind gRPC.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use isopod_apiserver::Config;
 use isopod_kv::{Store, grpc};
 
+use super::members::Members;
 use super::memory_store::MemoryStore;
 
-/// Names the store of a run: `embedded`, or the URL of an etcd. Without it a store in memory is used.
+/// Names the store of a run: `embedded`, or the URLs of an etcd's members. Without it a store in memory is used.
 const STORE: &str = "ISOPOD_TEST_STORE";
 /// Name part of the tests that start such a run, and that are left out of it.
 const AGAIN: &str = "again_on_";
@@ -34,7 +35,11 @@ pub async fn fresh_store(config: &mut Config) -> Arc<dyn Store> {
             static NEXT: AtomicU64 = AtomicU64::new(0);
             let next = NEXT.fetch_add(1, Ordering::Relaxed);
             config.storage_prefix = format!("test-{}-{next}", std::process::id());
-            grpc::connect(&[url.to_owned()], None).unwrap()
+            // Each test begins at another member where there are several.
+            let mut urls: Vec<String> = url.split(',').map(str::to_owned).collect();
+            let count = urls.len();
+            urls.rotate_left(next as usize % count);
+            grpc::connect(&urls, None).unwrap()
         }
     }
 }
@@ -43,6 +48,13 @@ pub async fn fresh_store(config: &mut Config) -> Arc<dyn Store> {
 pub fn again_on_embedded() {
     let directory = tempfile::tempdir().unwrap();
     again("embedded", directory.path());
+}
+
+/// Runs this binary's tests on three members of isopod's own store, behind gRPC.
+pub fn again_on_three_members() {
+    let directory = tempfile::tempdir().unwrap();
+    let members = Members::start(directory.path());
+    again(&members.urls, directory.path());
 }
 
 /// Runs this binary's tests on Debian's etcd 3.4.
