@@ -240,7 +240,7 @@ async fn a_kubelet_sees_its_pods_alone() {
     pod["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "mine"}}]);
     let made = admin.post("/api/v1/namespaces/default/pods", &pod).await;
     assert_eq!(made.code, 201, "{}", made.body);
-    assert_eq!(kubelet.get(secret).await.code, 200);
+    settles(&kubelet, secret, 200).await;
     assert_eq!(kubelet.get("/api/v1/namespaces/default/secrets/other").await.code, 403);
     assert_eq!(kubelet.get("/api/v1/namespaces/default/secrets").await.code, 403);
     assert_eq!(kubelet.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.code, 200);
@@ -253,6 +253,41 @@ async fn a_kubelet_sees_its_pods_alone() {
     assert_eq!(kubelet.post(uri, &json!({"spec": {}})).await.code, 403, "not bound to a pod");
     let stranger = Caller::of(&server, "system:node:n2", &["system:nodes"]);
     assert_eq!(stranger.post(uri, &token).await.code, 403);
+    server.stop();
+}
+
+/// What admission fills in has its defaults at once: a later change of the metadata changes nothing else.
+#[tokio::test]
+async fn pods_given_limits_by_admission_can_be_updated() {
+    let server = guarded_server().await;
+    let admin = Caller::new(&server);
+    let limits = json!({"metadata": {"name": "limits"}, "spec": {"limits": [{"type": "Container",
+        "default": {"cpu": "200m"}, "defaultRequest": {"cpu": "10m"}}]}});
+    assert_eq!(admin.post("/api/v1/namespaces/default/limitranges", &limits).await.code, 201);
+    let account = json!({"metadata": {"name": "default"}});
+    let made = admin.post("/api/v1/namespaces/default/serviceaccounts", &account).await.code;
+    assert!(made == 201 || made == 409, "{made}");
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p", "finalizers": ["example.org/a"]},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let created = loop {
+        let created = admin.post(pods, &pod).await;
+        // The plugin sees limits by the watch cache, which follows the store.
+        let limited = created.body["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "200m";
+        if created.code == 201 && limited {
+            break created;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{}", created.body);
+        let patch = json!({"metadata": {"finalizers": null}});
+        admin.patch(&format!("{pods}/p"), "merge-patch+json", &patch).await;
+        admin.delete(&format!("{pods}/p"), &json!({"gracePeriodSeconds": 0})).await;
+    };
+    let policy = &created.body["spec"]["containers"][0]["resizePolicy"];
+    assert_eq!(policy[0], json!({"resourceName": "cpu", "restartPolicy": "NotRequired"}));
+    let patch = json!({"metadata": {"finalizers": null}});
+    let patched = admin.patch(&format!("{pods}/p"), "merge-patch+json", &patch).await;
+    assert_eq!(patched.code, 200, "{}", patched.body);
     server.stop();
 }
 

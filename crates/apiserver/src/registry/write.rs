@@ -123,6 +123,11 @@ impl Write<'_> {
             request.annotations.drain(..).for_each(|(name, value)| record.annotate(name, value));
         }
         rollbacks.0.append(&mut request.rollbacks);
+        if mutate && result.is_ok() {
+            // What a plugin has filled in may bring defaults with it, as limits bring a policy for their change: they
+            // must be there from the start, or the next update would add them and be refused for it.
+            isopod_api::defaults::apply(stored.group, stored.version, stored.kind, object);
+        }
         result
     }
 
