@@ -143,7 +143,8 @@ impl Inner {
         container.update(|record| {
             if record.started_at == 0 {
                 first = true;
-                record.started_at = at;
+                // Of a container that ended at once the shim says its end first, and both by the same clock.
+                record.started_at = if record.finished_at > 0 { at.min(record.finished_at) } else { at };
                 record.pid = pid;
             }
         });
@@ -158,7 +159,7 @@ impl Inner {
         container.update(|record| {
             if record.finished_at == 0 {
                 first = true;
-                record.finished_at = exit.at_nanos;
+                record.finished_at = exit.at_nanos.max(record.started_at);
                 record.exit_code = exit.code;
                 message.clone_into(&mut record.message);
                 record.reason = match (exit.oom_killed, exit.code) {
