@@ -73,13 +73,9 @@ impl Member {
     }
 
     pub(super) fn ask_leader(&mut self, leader: u64, out: &mut dyn FnMut(Output)) {
-        let (id, now) = (self.id, self.ticks);
-        let due = |question: &Question| question.asked.is_none_or(|asked| asked + ASK_AGAIN_TICKS <= now);
-        for (sequence, question) in self.questions.iter_mut().filter(|(_, question)| due(question)) {
-            question.asked = Some(now);
-            let asked = LeaseQuestion { sequence: *sequence, lease: question.lease };
-            let body = if question.renews { Body::KeepAlive(asked) } else { Body::TimeToLive(asked) };
-            out(Output::Send { to: leader, message: PeerMessage::new(id, leader, body) });
+        for (asked, renews) in self.due_questions(self.ticks) {
+            let body = if renews { Body::KeepAlive(asked) } else { Body::TimeToLive(asked) };
+            out(Output::Send { to: leader, message: PeerMessage::new(self.id, leader, body) });
         }
     }
 
@@ -89,17 +85,26 @@ impl Member {
         self.is_leader() && self.shared.state.read().applied_term() == self.term()
     }
 
+    /// Answers what this member's own clients ask, as it would answer a peer.
     pub(super) fn answer_own_questions(&mut self, out: &mut dyn FnMut(Output)) {
         if !self.knows_leases() {
             return;
         }
-        for (_, question) in std::mem::take(&mut self.questions) {
-            let result = match question.renews {
-                true => self.renew(question.lease).map(|ttl_s| Outcome::KeptAlive { ttl_s }),
-                false => self.time_to_live(question.lease),
-            };
-            out(Output::Done { ticket: question.ticket, result });
+        let (id, now) = (self.id, self.ticks);
+        for (asked, renews) in self.due_questions(now) {
+            self.receive_question(id, asked, renews, out);
         }
+    }
+
+    /// The questions to be asked, or asked again, and whether they renew; they count as asked.
+    fn due_questions(&mut self, now: u64) -> Vec<(LeaseQuestion, bool)> {
+        let due = |question: &Question| question.asked.is_none_or(|asked| asked + ASK_AGAIN_TICKS <= now);
+        let due = self.questions.iter_mut().filter(|(_, question)| due(question));
+        due.map(|(sequence, question)| {
+            question.asked = Some(now);
+            (LeaseQuestion { sequence: *sequence, lease: question.lease }, question.renews)
+        })
+        .collect()
     }
 
     /// Renews a lease; its time to live.
@@ -148,8 +153,7 @@ impl Member {
         let (granted_s, remaining_s) = result.as_ref().copied().unwrap_or_default();
         let error = result.err().map(|error| error.to_string()).unwrap_or_default();
         let answer = LeaseAnswer { sequence: question.sequence, error, granted_s, remaining_s };
-        let body = if renews { Body::KeptAlive(answer) } else { Body::Remaining(answer) };
-        out(Output::Send { to: from, message: PeerMessage::new(self.id, from, body) });
+        self.answer_as_leader(from, answer, renews, out);
     }
 
     pub(super) fn receive_answer(&mut self, answer: LeaseAnswer, out: &mut dyn FnMut(Output)) {

@@ -2,11 +2,15 @@
 //! far the log was committed when it was asked; whoever asked reads once it has applied that much.
 //!
 //! One round is under way at a time. Reads that come meanwhile wait for the next one, which serves all of them.
+//!
+//! A leader's answers about leases wait for a round too: it must not tell anybody that a lease was renewed while
+//! another member leads already, which knows nothing of it.
 
 use std::time::Duration;
 
 use isopod_kv::Error;
 
+use super::wire::{Body, LeaseAnswer, PeerMessage};
 use super::{Member, Outcome, Output, Ticket, out_of_order};
 
 /// Ticks after which a round is given up and another one begun: messages get lost.
@@ -24,8 +28,19 @@ pub(super) struct Reads {
 }
 
 struct Waiting {
-    ticket: Ticket,
+    what: What,
     deadline: Duration,
+}
+
+enum What {
+    Read(Ticket),
+    /// An answer that holds if this member still leads in the term in which it gave it.
+    Lease {
+        to: u64,
+        answer: LeaseAnswer,
+        renews: bool,
+        term: u64,
+    },
 }
 
 struct Round {
@@ -54,7 +69,7 @@ impl Reads {
         self.round.is_none() && !self.waiting.is_empty()
     }
 
-    /// Those for which `ends` holds, taken out.
+    /// Takes out those for which `ends` holds; the tickets of the reads among them. Who asks about a lease asks again.
     fn take(&mut self, ends: impl Fn(&Waiting) -> bool) -> Vec<Ticket> {
         let mut tickets = Vec::new();
         let lists = self.round.iter_mut().map(|round| &mut round.reads);
@@ -62,8 +77,8 @@ impl Reads {
         for list in lists.chain([&mut self.waiting]) {
             list.retain(|read| {
                 let ended = ends(read);
-                if ended {
-                    tickets.push(read.ticket);
+                if let (true, What::Read(ticket)) = (ended, &read.what) {
+                    tickets.push(*ticket);
                 }
                 !ended
             });
@@ -92,8 +107,48 @@ impl Member {
             Some(error) => out(Output::Done { ticket, result: Err(error) }),
             None => {
                 let deadline = self.request_deadline();
-                self.reads.waiting.push(Waiting { ticket, deadline });
+                self.reads.waiting.push(Waiting { what: What::Read(ticket), deadline });
             }
+        }
+    }
+
+    /// Gives an answer about a lease once it is sure that this member leads.
+    pub(super) fn answer_as_leader(
+        &mut self,
+        to: u64,
+        answer: LeaseAnswer,
+        renews: bool,
+        out: &mut dyn FnMut(Output),
+    ) {
+        if self.is_alone() {
+            return self.give_answer(to, answer, renews, out);
+        }
+        if self.reads.len() < READS_MAX {
+            let (term, deadline) = (self.term(), self.request_deadline());
+            self.reads.waiting.push(Waiting { what: What::Lease { to, answer, renews, term }, deadline });
+        }
+    }
+
+    fn give_answer(&mut self, to: u64, answer: LeaseAnswer, renews: bool, out: &mut dyn FnMut(Output)) {
+        if to == self.id {
+            return self.receive_answer(answer, out);
+        }
+        let body = if renews { Body::KeptAlive(answer) } else { Body::Remaining(answer) };
+        out(Output::Send { to, message: PeerMessage::new(self.id, to, body) });
+    }
+
+    /// Whether this member is the leader that it was in a term.
+    fn leads_in(&self, term: u64) -> bool {
+        self.is_leader() && self.term() == term
+    }
+
+    fn finish_one(&mut self, what: What, out: &mut dyn FnMut(Output)) {
+        match what {
+            What::Read(ticket) => out(Output::Done { ticket, result: Ok(Outcome::Read) }),
+            What::Lease { to, answer, renews, term } if self.leads_in(term) => {
+                self.give_answer(to, answer, renews, out);
+            }
+            What::Lease { .. } => {}
         }
     }
 
@@ -105,9 +160,15 @@ impl Member {
             return;
         }
         if self.is_alone() {
-            for Waiting { ticket, .. } in std::mem::take(&mut self.reads.waiting) {
-                out(Output::Done { ticket, result: Ok(Outcome::Read) });
+            for waiting in std::mem::take(&mut self.reads.waiting) {
+                self.finish_one(waiting.what, out);
             }
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.reads.waiting);
+        waiting.retain(|waiting| !matches!(waiting.what, What::Lease { term, .. } if !self.leads_in(term)));
+        self.reads.waiting = waiting;
+        if self.reads.waiting.is_empty() {
             return;
         }
         // A leader that has committed nothing yet does not know how far others had committed.
@@ -137,8 +198,8 @@ impl Member {
                 self.reads.confirmed.push((index, reads));
                 continue;
             }
-            for Waiting { ticket, .. } in reads {
-                out(Output::Done { ticket, result: Ok(Outcome::Read) });
+            for waiting in reads {
+                self.finish_one(waiting.what, out);
             }
         }
     }
