@@ -38,6 +38,9 @@ pub(super) struct Pending {
     /// The message to another member that it was last in; 0 if it is in none, or was refused since. What comes late or
     /// twice must not have it proposed twice.
     sent_in: u64,
+    /// The term whose leader decided on it by what it alone knows, such as that a lease has expired. In another term
+    /// the decision does not hold, whoever leads.
+    of_term: Option<u64>,
     began: Duration,
     deadline: Duration,
 }
@@ -103,7 +106,9 @@ impl Member {
             Payload::Change(change) => (None, change.change),
         };
         let deadline = self.request_deadline();
-        let pending = Pending { ticket, command, change, data, sent_in: 0, began: self.now, deadline };
+        let of_term = (ticket.is_none() && command.is_some()).then(|| self.term());
+        let pending =
+            Pending { ticket, command, change, data, sent_in: 0, of_term, began: self.now, deadline };
         self.pending.insert(sequence, pending);
         self.unsent.push_back(sequence);
     }
@@ -149,11 +154,26 @@ impl Member {
             return;
         }
         self.begin_reads(out);
+        self.drop_outdated();
         match self.leader() {
             0 => {}
             leader if leader == self.id => self.lead_own(out),
             leader => self.forward(leader, out),
         }
+    }
+
+    /// Drops what waits to be proposed and was decided by a leader that leads no more.
+    fn drop_outdated(&mut self) {
+        let (leads, term) = (self.is_leader(), self.term());
+        let pending = &mut self.pending;
+        self.unsent.retain(|sequence| {
+            let outdated = |pending: &Pending| pending.of_term.is_some_and(|of| !leads || of != term);
+            let drop = pending.get(sequence).is_some_and(outdated);
+            if drop {
+                pending.remove(sequence);
+            }
+            !drop
+        });
     }
 
     fn lead_own(&mut self, out: &mut dyn FnMut(Output)) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isopod_kv::{CompactionRequest, Error, LeaseGrantRequest, PutRequest, RangeRequest, WatchCreateRequest};
+use isopod_kv::{CompactionRequest, Error, PutRequest, RangeRequest, WatchCreateRequest};
 use isopod_mvcc::{Command, Op};
 
 use super::{
@@ -14,6 +14,8 @@ use super::{
 use crate::config::Config;
 use crate::engine::{Step, Watcher};
 use crate::storage::{SimStorage, Storage};
+
+mod leases;
 
 const TICK: Duration = Duration::from_millis(100);
 /// Far more than any election takes.
@@ -467,32 +469,6 @@ fn one_becomes_three() {
         group.leader();
     }
     group.agree();
-}
-
-#[test]
-fn leases_are_the_leaders_and_outlive_it() {
-    let mut group = Group::new(3, 9);
-    let (leader, follower) = (group.leader(), group.follower());
-    group.propose(follower, Op::LeaseGrant(LeaseGrantRequest { id: 5, ttl: 10 })).unwrap();
-    group.propose(follower, Op::Put(PutRequest { lease: 5, ..PutRequest::new("l", "1") })).unwrap();
-    (0..80).for_each(|_| group.tick());
-    let kept = group.ask(follower, |ticket| Input::KeepAlive { ticket, lease: 5 });
-    assert_eq!(kept, Ok(Outcome::KeptAlive { ttl_s: 10 }));
-    (0..80).for_each(|_| group.tick());
-    assert!(group.value(follower, "l").is_some(), "it was renewed");
-    group.crash(leader);
-    let leader = group.leader();
-    (0..80).for_each(|_| group.tick());
-    assert!(group.value(leader, "l").is_some(), "a new leader gives it its time anew");
-    let Ok(Outcome::Remaining { granted_s: 10, remaining_s }) =
-        group.ask(leader, |ticket| Input::TimeToLive { ticket, lease: 5 })
-    else {
-        panic!("the lease is there")
-    };
-    assert!(remaining_s < 4);
-    group.until("it expires", |group| group.value(leader, "l").is_none());
-    let kept = group.ask(leader, |ticket| Input::KeepAlive { ticket, lease: 5 });
-    assert_eq!(kept, Err(Error::LeaseNotFound));
 }
 
 /// Writers that are told what became of their writes, while members crash and are cut off.
