@@ -253,11 +253,7 @@ impl World {
             if done(self) {
                 return true;
             }
-            let Some((at, happening)) = self.queue.pop() else { return false };
-            if at > end {
-                self.queue.push(at, happening);
-                return false;
-            }
+            let Some((at, happening)) = self.queue.pop_until(end) else { return false };
             self.now = at;
             self.remember(&happening);
             self.happen(happening);

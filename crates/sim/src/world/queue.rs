@@ -116,7 +116,29 @@ impl Queue {
         self.heap.push(Reverse(Entry { at, sequence: self.sequence, happening }));
     }
 
-    pub(crate) fn pop(&mut self) -> Option<(u64, Happening)> {
+    /// What happens next, unless that is after `end`. What is left keeps its place among what happens at the same
+    /// moment.
+    pub(crate) fn pop_until(&mut self, end: u64) -> Option<(u64, Happening)> {
+        self.heap.peek().filter(|Reverse(entry)| entry.at <= end)?;
         self.heap.pop().map(|Reverse(entry)| (entry.at, entry.happening))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_at_one_moment_keeps_its_order_over_an_end() {
+        let mut queue = Queue::default();
+        for client in 0..3 {
+            queue.push(10, Happening::Next { client });
+        }
+        assert!(queue.pop_until(9).is_none());
+        for client in 0..3 {
+            let next = queue.pop_until(10);
+            assert!(matches!(next, Some((10, Happening::Next { client: next })) if next == client));
+        }
+        assert!(queue.pop_until(u64::MAX).is_none());
     }
 }
