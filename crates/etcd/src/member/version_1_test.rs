@@ -22,13 +22,13 @@ fn old_log(keys: &[&str]) -> SimStorage {
     let mut bytes = Vec::new();
     append_prelude(&mut bytes, WAL_MAGIC, 1);
     let batch = bytes.len() as u32;
-    append_record(&mut bytes, kind::META, batch, |payload| {
+    append_record(&mut bytes, kind::META & !kind::MARK, batch, |payload| {
         let meta = Meta { cluster_id: 7, member_id: 8, first_index: 1, term: 1, ..Meta::default() };
         meta.encode(payload).unwrap();
     });
     for (index, key) in (1u64..).zip(keys) {
         let batch = bytes.len() as u32;
-        append_record(&mut bytes, kind::ENTRY, batch, |payload| {
+        append_record(&mut bytes, kind::ENTRY & !kind::MARK, batch, |payload| {
             payload.extend_from_slice(&index.to_le_bytes());
             payload.extend_from_slice(&1u64.to_le_bytes());
             put(key).encode(payload).unwrap();

@@ -19,19 +19,25 @@ const END: u8 = 0xe7;
 const SECTOR_BYTES: usize = 512;
 
 /// Kinds of records. A kind is never given a new meaning.
+///
+/// A record may begin with the last byte of a sector, and then nothing but its kind shows whether the sector was
+/// written. So those of the log have two high bits more than their number: no single inverted bit makes a zero of one.
+/// Older logs have the number alone.
 pub(crate) mod kind {
+    /// What a kind of the log has beside its number.
+    pub(crate) const MARK: u8 = 0xc0;
     /// [`super::super::Meta`].
-    pub(crate) const META: u8 = 1;
+    pub(crate) const META: u8 = MARK | 1;
     /// Index u64, term u64, and nothing (a leader begins its term); in version 1 a command.
-    pub(crate) const ENTRY: u8 = 2;
+    pub(crate) const ENTRY: u8 = MARK | 2;
     /// Index u64, term u64, proposal.
-    pub(crate) const PROPOSAL: u8 = 3;
+    pub(crate) const PROPOSAL: u8 = MARK | 3;
     /// Index u64, term u64, change of membership.
-    pub(crate) const CONFIG: u8 = 4;
+    pub(crate) const CONFIG: u8 = MARK | 4;
     /// Term u64, vote u64, commit index u64.
-    pub(crate) const HARD_STATE: u8 = 5;
+    pub(crate) const HARD_STATE: u8 = MARK | 5;
     /// Index u64, term u64: a checkpoint of this position is about to replace the log before it.
-    pub(crate) const INSTALL: u8 = 6;
+    pub(crate) const INSTALL: u8 = MARK | 6;
     /// Header of a checkpoint.
     pub(crate) const CHECKPOINT: u8 = 16;
     /// Length-delimited records of the state.
@@ -39,8 +45,15 @@ pub(crate) mod kind {
     /// Number of records; the last record of a checkpoint.
     pub(crate) const END: u8 = 18;
 
-    pub(super) const KNOWN: [u8; 9] =
-        [META, ENTRY, PROPOSAL, CONFIG, HARD_STATE, INSTALL, CHECKPOINT, RECORDS, END];
+    const OF_THE_LOG: [u8; 6] = [META, ENTRY, PROPOSAL, CONFIG, HARD_STATE, INSTALL];
+
+    /// The kind that a record's first byte says.
+    pub(super) fn of(byte: u8) -> Option<u8> {
+        match byte {
+            CHECKPOINT | RECORDS | END => Some(byte),
+            _ => OF_THE_LOG.into_iter().find(|kind| byte == *kind || byte == *kind & !MARK),
+        }
+    }
 }
 
 /// A record that was found whole.
@@ -112,14 +125,15 @@ pub(crate) fn parse_record(bytes: &[u8], offset: usize) -> Result<Record<'_>, Re
     if bytes[end - 1] != END || checksum(record) != u32_at(record, 12) {
         return Err(RecordError::Checksum);
     }
-    Ok(Record { kind: record[0], batch: u32_at(record, 8), payload: &record[HEADER_BYTES..], end })
+    let kind = kind::of(record[0]).ok_or(RecordError::Head)?;
+    Ok(Record { kind, batch: u32_at(record, 8), payload: &record[HEADER_BYTES..], end })
 }
 
 /// Where the record at an offset would end, if its head makes sense.
 fn record_end(bytes: &[u8], offset: usize) -> Result<usize, RecordError> {
     let head = bytes.get(offset..offset + HEADER_BYTES).ok_or(RecordError::Short)?;
     let length = u32_at(head, 4) as usize;
-    if !kind::KNOWN.contains(&head[0]) || head[1..4] != [0; 3] || length > crate::config::MAX_RECORD_BYTES {
+    if kind::of(head[0]).is_none() || head[1..4] != [0; 3] || length > crate::config::MAX_RECORD_BYTES {
         return Err(RecordError::Head);
     }
     Ok(offset + HEADER_BYTES + length + 1)
@@ -155,7 +169,7 @@ pub(crate) fn judge_tail(bytes: &[u8], offset: usize) -> Tail {
     let written = offset + last + 1;
     for start in offset + 1..written {
         // Cheap tests first: few bytes look like the head of a record.
-        let looks_like_a_record = kind::KNOWN.contains(&bytes[start]) && bytes.get(start + 1) == Some(&0);
+        let looks_like_a_record = kind::of(bytes[start]).is_some() && bytes.get(start + 1) == Some(&0);
         if looks_like_a_record
             && let Ok(record) = parse_record(bytes, start)
             && record.batch as usize > offset
@@ -272,5 +286,31 @@ mod tests {
         unwritten[sector..end].fill(0);
         assert_eq!(judge_tail(&unwritten, offsets[4]), Tail::Torn);
         assert_eq!(judge_tail(&[bytes, vec![0; 600]].concat(), offsets[6]), Tail::Empty);
+    }
+
+    /// Of a record that begins in the last bytes of a sector, that sector may be the one that was not written.
+    #[test]
+    fn a_head_across_two_sectors_may_be_torn() {
+        for kind in [kind::ENTRY, kind::PROPOSAL, kind::CONFIG, kind::HARD_STATE, kind::INSTALL] {
+            for before in 1..HEADER_BYTES {
+                let start = 2 * SECTOR_BYTES - before;
+                let mut bytes = vec![1; start];
+                append_record(&mut bytes, kind, start as u32, |payload| payload.extend([7; 24]));
+                bytes[start..2 * SECTOR_BYTES].fill(0);
+                bytes.extend([0; 600]);
+                assert_eq!(
+                    judge_tail(&bytes, start),
+                    Tail::Torn,
+                    "kind {kind}, {before} bytes before the sector"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn records_of_older_logs_are_read() {
+        let mut bytes = Vec::new();
+        append_record(&mut bytes, kind::CONFIG & !kind::MARK, 0, |payload| payload.push(1));
+        assert_eq!(parse_record(&bytes, 0).map(|record| record.kind), Ok(kind::CONFIG));
     }
 }
