@@ -90,7 +90,18 @@ impl World {
         self.give(through, Waiting::Nobody, |ticket| Input::Change { ticket, change: next });
     }
 
+    /// Takes away the machine of a removed member, once nobody counts on it any more: those that still have it in their
+    /// list need it for a majority, and its loss with that of another one would be more than they can bear.
     pub(super) fn retire(&mut self, member: u64) {
+        let knows = |machine: &Machine| match &machine.member {
+            Some(other) => other.members().iter().all(|listed| listed.id != member),
+            None => false,
+        };
+        let others = self.machines.values().filter(|machine| !machine.gone && machine.id != member);
+        if !others.into_iter().all(knows) {
+            self.queue.push(self.now + STEP_NS, Happening::Retire { member });
+            return;
+        }
         self.machine(member).gone = true;
         self.stop(member, false, false);
     }
